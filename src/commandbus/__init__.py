@@ -1,0 +1,1 @@
+"""A command bus on PostgreSQL: commands, retries, replies, batches and process managers."""
