@@ -1,0 +1,19 @@
+-- Replies that wait for a consumer. A command that becomes terminal leaves exactly one reply: a row here,
+-- or, when the manager of its process lives in the application that settles it, the advance of the process.
+
+CREATE TABLE commandbus.reply (
+    reply_id       bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    reply_to       text        NOT NULL,     -- 'process:<process type>' for a process
+    command_id     uuid        NOT NULL UNIQUE,
+    correlation_id uuid,
+    process_id     uuid,
+    outcome        text        NOT NULL,
+    result         json,
+    error_code     text,
+    error_message  text,
+    created_at     timestamptz NOT NULL,
+    lease_until    timestamptz,
+    CONSTRAINT reply_outcome_known CHECK (outcome IN ('SUCCESS', 'FAILED', 'CANCELED'))
+);
+
+CREATE INDEX ix_reply_reply_to ON commandbus.reply (reply_to, reply_id);

@@ -1,0 +1,427 @@
+-- The verbs of the bus. Each is one round trip and, called alone, one transaction.
+--
+--   enqueue            new commands: command, queue and SENT, one NOTIFY a domain
+--   start_processes    new processes with their first commands
+--   claim              lease the next due commands to a worker, RECEIVED in the same commit
+--   renew, release     prolong a lease, give a claimed command back
+--   settle             record what became of claimed commands, fenced, and advance their processes
+--   sweep              park commands that lost their last lease
+--   record_outcomes, advance_processes, requeue   the parts that settle, sweep, replies and operators share
+--
+-- Who may change a live command is decided by who holds its one row: settle deletes the queue row under the
+-- epoch that it was claimed with, sweep deletes it when the lease ran out, an operator deletes the
+-- troubleshooting row. Locks are always taken in that order: the live row, then process, then command.
+--
+-- Sets come in as one JSON parameter, read once by json_to_recordset. PostgreSQL has no statistics for such
+-- sets, so the plans are pinned to nested loops over the primary keys.
+
+CREATE FUNCTION commandbus.enqueue(p_commands json) RETURNS integer
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off
+AS $$
+DECLARE
+    v_now   timestamptz := commandbus.now();
+    v_count integer;
+BEGIN
+    WITH new AS MATERIALIZED (
+        SELECT * FROM json_to_recordset(p_commands) AS n (
+            command_id uuid, domain text, command_type text, payload json, max_attempts integer,
+            correlation_id uuid, reply_to text, batch_id uuid, ordinal bigint,
+            process_id uuid, step text, visit integer, compensates uuid)
+    ), stored AS (
+        INSERT INTO commandbus.command (command_id, domain, command_type, payload, max_attempts, correlation_id,
+                                        reply_to, batch_id, ordinal, process_id, step, visit, compensates,
+                                        created_at, updated_at)
+        SELECT command_id, domain, command_type, payload, max_attempts, correlation_id,
+               reply_to, batch_id, ordinal, process_id, step, visit, compensates, v_now, v_now
+          FROM new
+    ), queued AS (
+        INSERT INTO commandbus.queue (domain, command_id, command_type, max_attempts, queued_at)
+        SELECT domain, command_id, command_type, max_attempts, v_now FROM new
+    ), sent AS (
+        INSERT INTO commandbus.event (command_id, type, ts)
+        SELECT command_id, 'SENT', v_now FROM new
+    ), woken AS (
+        SELECT d.n, pg_notify(commandbus.channel(d.domain), '')
+          FROM (SELECT domain, count(*) AS n FROM new GROUP BY domain) d
+    )
+    SELECT sum(n) INTO v_count FROM woken;
+    RETURN coalesce(v_count, 0);
+END
+$$;
+
+CREATE FUNCTION commandbus.start_processes(p_processes json, p_commands json) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off
+AS $$
+DECLARE
+    v_now timestamptz := commandbus.now();
+BEGIN
+    INSERT INTO commandbus.process (process_id, domain, process_type, status, current_step, state, command_id,
+                                    ordinal, visits, error_code, error_message, batch_id,
+                                    created_at, updated_at, completed_at)
+    SELECT n.process_id, n.domain, n.process_type, n.status, n.current_step, n.state, n.command_id,
+           n.ordinal, n.visits, n.error_code, n.error_message, n.batch_id,
+           v_now, v_now, CASE WHEN n.ended THEN v_now END
+      FROM json_to_recordset(p_processes) AS n (
+            process_id uuid, domain text, process_type text, status text, current_step text, state json,
+            command_id uuid, ordinal bigint, visits json, error_code text, error_message text,
+            batch_id uuid, ended boolean);
+    PERFORM commandbus.enqueue(p_commands);
+END
+$$;
+
+-- Leases up to p_limit due commands with seq > p_after, in seq order. A row of an expired lease is taken over,
+-- and counted as a lost lease, unless that was its last one (sweep parks those).
+CREATE FUNCTION commandbus.claim(
+    p_domain text, p_worker integer, p_limit integer, p_lease interval, p_max_attempts integer, p_after bigint)
+RETURNS TABLE (
+    seq bigint, epoch integer, failures integer, past_failures integer, lost_leases integer, max_attempts integer,
+    lease_until timestamptz, command_id uuid, command_type text, payload text, correlation_id uuid, reply_to text,
+    batch_id uuid, ordinal bigint, created_at timestamptz, process_id uuid, step text, visit integer,
+    compensates uuid, process_type text, process_status text, state text, process_batch_id uuid,
+    process_ordinal bigint, visits text, undo text, undone_status text)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off
+AS $$
+DECLARE
+    v_now timestamptz := commandbus.now();
+BEGIN
+    WITH due AS (
+        SELECT s.command_id FROM commandbus.scheduled s
+         WHERE s.domain = p_domain AND s.due_at <= v_now
+         ORDER BY s.due_at LIMIT 1000 FOR UPDATE SKIP LOCKED
+    ), taken AS (
+        DELETE FROM commandbus.scheduled s USING due WHERE s.command_id = due.command_id RETURNING s.*
+    )
+    INSERT INTO commandbus.queue (domain, command_id, command_type, epoch, failures, past_failures, lost_leases,
+                                  max_attempts, queued_at)
+    SELECT t.domain, t.command_id, t.command_type, t.epoch, t.failures, t.past_failures, t.lost_leases,
+           t.max_attempts, v_now
+      FROM taken t ORDER BY t.due_at, t.command_id;
+
+    RETURN QUERY
+    WITH due AS (
+        SELECT q.seq FROM commandbus.queue q
+         WHERE q.domain = p_domain AND q.seq > p_after
+           AND (q.worker_id IS NULL
+                OR (q.lease_until <= v_now AND q.lost_leases + 1 < q.max_attempts))
+         ORDER BY q.seq LIMIT p_limit FOR UPDATE SKIP LOCKED
+    ), leased AS (
+        UPDATE commandbus.queue q
+           SET epoch = q.epoch + 1, lost_leases = q.lost_leases + (q.worker_id IS NOT NULL)::integer,
+               max_attempts = coalesce(q.max_attempts, p_max_attempts),
+               lease_until = greatest(v_now, q.queued_at) + p_lease, worker_id = p_worker
+          FROM due WHERE q.domain = p_domain AND q.seq = due.seq
+        RETURNING q.*
+    ), received AS (
+        INSERT INTO commandbus.event (command_id, type, ts, epoch, worker_id, attempt, max_attempts, lease_until)
+        SELECT l.command_id, 'RECEIVED', greatest(v_now, l.queued_at), l.epoch, l.worker_id, l.failures + 1,
+               l.max_attempts, l.lease_until
+          FROM leased l
+    )
+    SELECT l.seq, l.epoch, l.failures, l.past_failures, l.lost_leases, l.max_attempts,
+           l.lease_until, l.command_id, l.command_type, c.payload::text, c.correlation_id, c.reply_to,
+           c.batch_id, c.ordinal, c.created_at, c.process_id, c.step, c.visit,
+           c.compensates, p.process_type, p.status, p.state::text, p.batch_id,
+           p.ordinal, p.visits::text, p.undo::text, p.undone_status
+      FROM leased l
+      JOIN commandbus.command c ON c.command_id = l.command_id
+      LEFT JOIN commandbus.process p ON p.process_id = c.process_id
+     ORDER BY l.seq;
+END
+$$;
+
+-- Prolongs leases that are still the worker's; returns those. Audited when a handler asked for it.
+CREATE FUNCTION commandbus.renew(
+    p_domain text, p_worker integer, p_seqs bigint[], p_epochs integer[], p_lease interval, p_audited boolean)
+RETURNS TABLE (seq bigint, lease_until timestamptz)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off
+AS $$
+DECLARE
+    v_now timestamptz := commandbus.now();
+BEGIN
+    RETURN QUERY
+    WITH renewed AS (
+        UPDATE commandbus.queue q SET lease_until = v_now + p_lease
+          FROM unnest(p_seqs, p_epochs) AS s (seq, epoch)
+         WHERE q.domain = p_domain AND q.seq = s.seq AND q.epoch = s.epoch AND q.worker_id = p_worker
+        RETURNING q.*
+    ), audited AS (
+        INSERT INTO commandbus.event (command_id, type, ts, epoch, worker_id, lease_until)
+        SELECT r.command_id, 'LEASE_EXTENDED', v_now, r.epoch, r.worker_id, r.lease_until
+          FROM renewed r WHERE p_audited
+    )
+    SELECT r.seq, r.lease_until FROM renewed r;
+END
+$$;
+
+-- Gives claimed commands back unstarted: due at once for any worker, the attempt not counted.
+CREATE FUNCTION commandbus.release(p_domain text, p_worker integer, p_seqs bigint[], p_epochs integer[])
+RETURNS integer
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off
+AS $$
+DECLARE
+    v_now      timestamptz := commandbus.now();
+    v_released integer;
+BEGIN
+    WITH released AS (
+        UPDATE commandbus.queue q SET lease_until = NULL, worker_id = NULL
+          FROM unnest(p_seqs, p_epochs) AS s (seq, epoch)
+         WHERE q.domain = p_domain AND q.seq = s.seq AND q.epoch = s.epoch AND q.worker_id = p_worker
+        RETURNING q.command_id, q.epoch
+    ), audited AS (
+        INSERT INTO commandbus.event (command_id, type, ts, epoch, worker_id)
+        SELECT r.command_id, 'RELEASED', v_now, r.epoch, p_worker FROM released r
+    )
+    SELECT count(*) INTO v_released FROM released;
+    IF v_released > 0 THEN
+        PERFORM pg_notify(commandbus.channel(p_domain), '');
+    END IF;
+    RETURN v_released;
+END
+$$;
+
+-- What became of commands whose live row the caller has just deleted: the terminal or parked state, a retry or a
+-- delayed release in scheduled, the reply row, one event each. `delay` is in seconds.
+CREATE FUNCTION commandbus.record_outcomes(p_worker integer, p_outcomes json) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off
+AS $$
+DECLARE
+    v_now timestamptz := commandbus.now();
+BEGIN
+    WITH o AS MATERIALIZED (
+        SELECT * FROM json_to_recordset(p_outcomes) AS x (
+            command_id uuid, domain text, command_type text, event text, status text, result json,
+            error_code text, error_message text, attempts integer, epoch integer, failures integer,
+            past_failures integer, lost_leases integer, max_attempts integer, delay double precision,
+            details json, process_id uuid, reply_to text, reply_outcome text, correlation_id uuid)
+    ), waiting AS (
+        UPDATE commandbus.process p SET status = 'WAITING_FOR_TSQ', updated_at = v_now
+          FROM o WHERE o.event = 'MOVED_TO_TSQ' AND p.process_id = o.process_id
+    ), settled AS (
+        UPDATE commandbus.command c
+           SET status = o.status, result = o.result, error_code = o.error_code, error_message = o.error_message,
+               attempts = o.attempts, max_attempts = coalesce(o.max_attempts, c.max_attempts), updated_at = v_now,
+               completed_at = CASE WHEN o.status <> 'IN_TROUBLESHOOTING_QUEUE' THEN v_now END
+          FROM o WHERE o.status IS NOT NULL AND c.command_id = o.command_id
+    ), delayed AS (
+        INSERT INTO commandbus.scheduled (command_id, domain, command_type, epoch, failures, past_failures,
+                                          lost_leases, max_attempts, due_at, error_code, error_message)
+        SELECT command_id, domain, command_type, epoch, failures, past_failures,
+               lost_leases, max_attempts, v_now + delay * interval '1 second', error_code, error_message
+          FROM o WHERE delay IS NOT NULL
+    ), parked AS (
+        INSERT INTO commandbus.troubleshooting (command_id, domain, command_type, epoch, failures, past_failures,
+                                                lost_leases, max_attempts, moved_at, error_code, error_message)
+        SELECT command_id, domain, command_type, epoch, failures, past_failures,
+               lost_leases, max_attempts, v_now, error_code, error_message
+          FROM o WHERE event = 'MOVED_TO_TSQ'
+    ), replied AS (
+        INSERT INTO commandbus.reply (reply_to, command_id, correlation_id, process_id, outcome, result,
+                                      error_code, error_message, created_at)
+        SELECT reply_to, command_id, correlation_id, process_id, reply_outcome, result,
+               error_code, error_message, v_now
+          FROM o WHERE reply_outcome IS NOT NULL
+    )
+    INSERT INTO commandbus.event (command_id, type, ts, epoch, worker_id, attempt, details)
+    SELECT command_id, event, v_now, epoch, p_worker, attempts, details FROM o;
+END
+$$;
+
+CREATE FUNCTION commandbus.advance_processes(p_advances json) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off
+AS $$
+DECLARE
+    v_now timestamptz := commandbus.now();
+BEGIN
+    UPDATE commandbus.process p
+       SET status = a.status, current_step = a.current_step, state = a.state, command_id = a.command_id,
+           visits = a.visits, undo = a.undo, undone_status = a.undone_status,
+           error_code = coalesce(a.error_code, p.error_code),
+           error_message = coalesce(a.error_message, p.error_message),
+           updated_at = v_now, completed_at = CASE WHEN a.ended THEN v_now END
+      FROM json_to_recordset(p_advances) AS a (
+            process_id uuid, status text, current_step text, state json, command_id uuid, visits json,
+            undo json, undone_status text, error_code text, error_message text, ended boolean)
+     WHERE p.process_id = a.process_id;
+END
+$$;
+
+-- Settles claimed commands: whatever is still the worker's under that epoch is recorded, its process advanced and
+-- the next command sent; the rest changes nothing but its audit trail. Returns the seqs that were lost.
+-- A settle whose answer was lost on the way may be sent again: what it settled then is not lost.
+CREATE FUNCTION commandbus.settle(
+    p_domain text, p_worker integer, p_seqs bigint[], p_epochs integer[],
+    p_outcomes json, p_advances json, p_sends json)
+RETURNS bigint[]
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off
+AS $$
+DECLARE
+    v_ours bigint[];
+    v_lost bigint[];
+BEGIN
+    WITH ours AS (
+        DELETE FROM commandbus.queue q USING unnest(p_seqs, p_epochs) AS s (seq, epoch)
+         WHERE q.domain = p_domain AND q.seq = s.seq AND q.epoch = s.epoch AND q.worker_id = p_worker
+        RETURNING q.seq
+    )
+    SELECT coalesce(array_agg(seq), '{}') INTO v_ours FROM ours;
+
+    IF cardinality(v_ours) < cardinality(p_seqs) THEN
+        WITH late AS (
+            SELECT x.seq, x.command_id, x.epoch, x.event
+              FROM json_to_recordset(p_outcomes) AS x (seq bigint, command_id uuid, epoch integer, event text)
+             WHERE NOT x.seq = ANY (v_ours)
+               AND NOT EXISTS (
+                    SELECT FROM commandbus.event e
+                     WHERE e.command_id = x.command_id AND e.epoch = x.epoch AND e.worker_id = p_worker
+                       AND e.type = x.event)
+        ), dropped AS (
+            INSERT INTO commandbus.event (command_id, type, ts, epoch, worker_id, details)
+            SELECT l.command_id, 'LATE_OUTCOME_DROPPED', commandbus.now(), l.epoch, p_worker,
+                   json_build_object('outcome', l.event)
+              FROM late l
+        )
+        SELECT array_agg(seq) INTO v_lost FROM late;
+        SELECT coalesce(json_agg(x), '[]') INTO p_outcomes FROM json_array_elements(p_outcomes) x
+         WHERE (x ->> 'seq')::bigint = ANY (v_ours);
+        SELECT coalesce(json_agg(x), '[]') INTO p_advances FROM json_array_elements(p_advances) x
+         WHERE (x ->> 'seq')::bigint = ANY (v_ours);
+        SELECT coalesce(json_agg(x), '[]') INTO p_sends FROM json_array_elements(p_sends) x
+         WHERE (x ->> 'seq')::bigint = ANY (v_ours);
+    END IF;
+
+    PERFORM commandbus.record_outcomes(p_worker, p_outcomes);
+    IF p_advances IS NOT NULL THEN
+        PERFORM commandbus.advance_processes(p_advances);
+    END IF;
+    IF p_sends IS NOT NULL THEN
+        PERFORM commandbus.enqueue(p_sends);
+    END IF;
+    RETURN coalesce(v_lost, '{}');
+END
+$$;
+
+-- Which of the given claims are still the worker's; locks them until the transaction ends.
+CREATE FUNCTION commandbus.lock_claims(p_domain text, p_worker integer, p_seqs bigint[], p_epochs integer[])
+RETURNS bigint[]
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off
+AS $$
+    WITH ours AS (
+        SELECT q.seq FROM unnest(p_seqs, p_epochs) AS s (seq, epoch)
+          JOIN commandbus.queue q ON q.domain = p_domain AND q.seq = s.seq
+         WHERE q.epoch = s.epoch AND q.worker_id = p_worker
+           FOR UPDATE OF q
+    )
+    SELECT coalesce(array_agg(seq), '{}') FROM ours
+$$;
+
+-- Parks commands whose lease ran out and was their last one. Looks at seq <= p_upto (a worker passes the highest
+-- that it has claimed: beyond lies only backlog), at all when NULL.
+CREATE FUNCTION commandbus.sweep(p_domain text, p_upto bigint) RETURNS integer
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off
+AS $$
+DECLARE
+    v_now      timestamptz := commandbus.now();
+    v_outcomes json;
+BEGIN
+    WITH lost AS (
+        SELECT q.seq FROM commandbus.queue q
+         WHERE q.domain = p_domain AND (p_upto IS NULL OR q.seq <= p_upto)
+           AND q.worker_id IS NOT NULL AND q.lease_until <= v_now AND q.lost_leases + 1 >= q.max_attempts
+         ORDER BY q.seq FOR UPDATE SKIP LOCKED
+    ), swept AS (
+        DELETE FROM commandbus.queue q USING lost WHERE q.domain = p_domain AND q.seq = lost.seq RETURNING q.*
+    )
+    SELECT json_agg(json_build_object(
+               'command_id', s.command_id, 'domain', s.domain, 'command_type', s.command_type,
+               'event', 'MOVED_TO_TSQ', 'status', 'IN_TROUBLESHOOTING_QUEUE', 'error_code', 'LEASE_LOST',
+               'error_message', m.text, 'attempts', s.failures, 'epoch', s.epoch, 'failures', s.failures,
+               'past_failures', s.past_failures, 'lost_leases', s.lost_leases + 1, 'max_attempts', s.max_attempts,
+               'process_id', c.process_id,
+               'details', json_build_object('code', 'LEASE_LOST', 'message', m.text, 'worker_id', s.worker_id)))
+      INTO v_outcomes
+      FROM swept s
+      JOIN commandbus.command c ON c.command_id = s.command_id
+     CROSS JOIN LATERAL (SELECT format('its workers lost %s leases of %s', s.lost_leases + 1, s.max_attempts)) m (text);
+    IF v_outcomes IS NULL THEN
+        RETURN 0;
+    END IF;
+    PERFORM commandbus.record_outcomes(NULL, v_outcomes);
+    RETURN json_array_length(v_outcomes);
+END
+$$;
+
+-- Puts parked commands, whose troubleshooting rows the caller has just deleted, back into the queue as a new life.
+CREATE FUNCTION commandbus.requeue(p_commands json) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off
+AS $$
+DECLARE
+    v_now     timestamptz := commandbus.now();
+    v_domains integer;
+BEGIN
+    WITH r AS MATERIALIZED (
+        SELECT * FROM json_to_recordset(p_commands) AS x (
+            command_id uuid, domain text, command_type text, epoch integer, past_failures integer,
+            max_attempts integer, details json)
+    ), again AS (
+        UPDATE commandbus.command c
+           SET status = 'PENDING', attempts = 0, error_code = NULL, error_message = NULL, updated_at = v_now
+          FROM r WHERE c.command_id = r.command_id
+        RETURNING c.process_id, c.compensates
+    ), back AS (
+        UPDATE commandbus.process p
+           SET status = CASE WHEN a.compensates IS NULL THEN 'WAITING_FOR_REPLY' ELSE 'COMPENSATING' END,
+               updated_at = v_now
+          FROM again a WHERE p.process_id = a.process_id
+    ), queued AS (
+        INSERT INTO commandbus.queue (domain, command_id, command_type, epoch, past_failures, max_attempts, queued_at)
+        SELECT domain, command_id, command_type, epoch, past_failures, max_attempts, v_now FROM r
+    ), audited AS (
+        INSERT INTO commandbus.event (command_id, type, ts, epoch, details)
+        SELECT command_id, 'OPERATOR_RETRY', v_now, epoch, details FROM r
+    )
+    SELECT count(*) INTO v_domains
+      FROM (SELECT DISTINCT domain FROM r) d, pg_notify(commandbus.channel(d.domain), '');
+END
+$$;
+
+-- A command as its users see it: what command stores, with what its live row adds.
+CREATE VIEW commandbus.command_state AS
+SELECT c.command_id, c.domain, c.command_type, c.payload, c.correlation_id, c.reply_to, c.batch_id, c.ordinal,
+       c.process_id, c.step, c.visit, c.compensates, c.result, c.created_at, c.completed_at,
+       CASE WHEN c.status = 'PENDING' AND q.worker_id IS NOT NULL THEN 'IN_PROGRESS' ELSE c.status END AS status,
+       CASE WHEN q.command_id IS NOT NULL THEN q.failures + (q.worker_id IS NOT NULL)::integer
+            WHEN s.command_id IS NOT NULL THEN s.failures
+            ELSE c.attempts END AS attempts,
+       coalesce(q.max_attempts, s.max_attempts, c.max_attempts) AS max_attempts,
+       coalesce(q.lost_leases, s.lost_leases, t.lost_leases, 0) AS lost_leases,
+       coalesce(q.epoch, s.epoch, t.epoch) AS epoch,
+       coalesce(s.error_code, c.error_code) AS error_code,
+       coalesce(s.error_message, c.error_message) AS error_message,
+       q.worker_id, q.lease_until, s.due_at, t.moved_at,
+       greatest(c.updated_at, t.moved_at) AS updated_at
+  FROM commandbus.command c
+  LEFT JOIN commandbus.queue q ON q.command_id = c.command_id
+  LEFT JOIN commandbus.scheduled s ON s.command_id = c.command_id
+  LEFT JOIN commandbus.troubleshooting t ON t.command_id = c.command_id;
