@@ -1,0 +1,78 @@
+# Everything runs in .venv, which `make setup` builds; each target below builds it when it is needed.
+# Needs Python 3.11 or newer and make; no root, no Docker, no PostgreSQL of the system.
+
+VENV ?= .venv
+# The first Python that is new enough and can make a virtual environment; name another by make PYTHON=/path/to/python
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
+JOBS ?= logical
+DEMO_PROCESSES ?= 10000
+DEMO_REPORT ?= build/demo-report.json
+SOAK_PROCESSES ?= 100000
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+export PIP_ROOT_USER_ACTION := ignore
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup check format test demo bench soak lock clean
+
+help:
+	@echo "make setup   build $(VENV) with everything"
+	@echo "make check   lint, format, types, import rules"
+	@echo "make test    the fast tests, in parallel, with coverage"
+	@echo "make demo    $(DEMO_PROCESSES) processes under chaos, with a printed and a written report"
+	@echo "make bench   the benchmarks; make soak: hours of load; make format, make lock, make clean"
+
+setup: $(STAMP)
+
+# The stamp is written last, so an interrupted set-up starts again from nothing.
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer with venv was found. Install one" \
+		"(Debian: apt-get install python3-venv), or name it: make PYTHON=/path/to/python" >&2; exit 1; }
+	"$(PYTHON)" -m venv --clear "$(VENV)"
+	"$(BIN)/python" -m pip install --quiet --constraint constraints.txt hatchling editables
+	"$(BIN)/python" -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	@touch "$(STAMP)"
+
+check: $(STAMP)
+	"$(BIN)/ruff" check .
+	"$(BIN)/ruff" format --check .
+	"$(BIN)/mypy"
+	"$(BIN)/lint-imports"
+
+format: $(STAMP)
+	"$(BIN)/ruff" check --fix .
+	"$(BIN)/ruff" format .
+
+# `coverage run -m pytest` rather than pytest-cov: the plugin under test is imported before any other plugin could measure it.
+test: $(STAMP)
+	"$(BIN)/coverage" erase
+	"$(BIN)/coverage" run -m pytest -n $(JOBS) -m "not slow"
+	"$(BIN)/coverage" combine --quiet
+	"$(BIN)/coverage" report
+
+demo: $(STAMP)
+	@mkdir -p "$(dir $(DEMO_REPORT))" && rm -f "$(DEMO_REPORT)"
+	@"$(BIN)/python" -m pytest tests/e2e/test_load.py --no-header -rN -n 2 --dist worksteal \
+		--cb-load=$(DEMO_PROCESSES) --cb-report="$(DEMO_REPORT)"
+	@test -s "$(DEMO_REPORT)" || { echo "make: the run left no report at $(DEMO_REPORT)" >&2; exit 1; }
+	@echo "report: $(abspath $(DEMO_REPORT))"
+
+bench: $(STAMP)
+	@set -e; for script in benchmarks/[!_]*.py; do echo "== $$script"; "$(BIN)/python" "$$script"; done
+
+soak: $(STAMP)
+	"$(BIN)/python" -m pytest -m slow
+	"$(BIN)/python" -m pytest tests/e2e/test_load.py -n 2 --dist worksteal --cb-load=$(SOAK_PROCESSES) --cb-report=build/soak-report.json
+
+# Write constraints.txt anew from the newest versions that pyproject.toml admits.
+lock:
+	"$(PYTHON)" -m venv --clear build/lock
+	build/lock/bin/python -m pip install --quiet --editable '.[dev]' packaging
+	build/lock/bin/python .ci/lock.py
+
+clean:
+	rm -rf "$(VENV)" build dist htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
