@@ -1,0 +1,174 @@
+"""Handlers: how they are declared, found, and what they are given."""
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+from uuid import UUID
+
+from psycopg import AsyncConnection
+
+from commandbus.errors import HandlerAlreadyRegisteredError, HandlerNotFoundError
+from commandbus.models import Command
+from commandbus.payload import check_name
+
+Result = dict[str, Any] | None
+# (Command, HandlerContext) -> a dict or None; async, or plain and then run in a thread.
+HandlerFunction = Callable[..., Any]
+_Declared = TypeVar("_Declared", bound=Callable[..., Any])
+
+_DECLARATION = "__commandbus_handles__"
+
+
+class Lease(Protocol):
+    """What a running command can do with its own lease; the worker provides it."""
+
+    async def extend(self, context: "HandlerContext", seconds: float) -> None:
+        """Prolong it to `seconds` from now."""
+
+    def transaction(self, context: "HandlerContext") -> AbstractAsyncContextManager[AsyncConnection[Any]]:
+        """Open a transaction in which the command may be completed."""
+
+    async def complete(self, context: "HandlerContext", result: Result) -> None:
+        """Settle as COMPLETED within the open transaction."""
+
+
+@dataclass(slots=True)
+class HandlerContext:
+    """What a handler may know of its command, and do with it.
+
+    `attempt` counts from 1 in this life, `total_failures` over all lives. `ordinal` is the place of the command, or
+    of its process, in its batch (from 0); `step` and `visit` (from 1) are set for a process's command.
+    What is put into `details` goes into the details of the outcome's audit event.
+    """
+
+    command: Command
+    attempt: int
+    max_attempts: int
+    total_failures: int
+    epoch: int
+    worker_id: int
+    lease: Lease
+    process_id: UUID | None = None
+    process_type: str | None = None
+    process_batch_id: UUID | None = None
+    ordinal: int | None = None
+    step: str | None = None
+    visit: int = 1
+    details: dict[str, Any] = field(default_factory=dict)
+
+    async def extend_visibility(self, seconds: float) -> None:
+        """Prolong the lease to `seconds` from now. Raises LeaseLostError when it is no longer this worker's."""
+        await self.lease.extend(self, seconds)
+
+    def transaction(self) -> AbstractAsyncContextManager[AsyncConnection[Any]]:
+        """Open a transaction for the handler's own writes; `complete` inside settles the command in it.
+
+        Both commit together or not at all. Raises LeaseLostError on leaving when the command is no longer ours.
+        """
+        return self.lease.transaction(self)
+
+    async def complete(self, result: Result = None) -> None:
+        """Settle the command as COMPLETED within `transaction()`; what the handler returns is then ignored.
+
+        Raises InvalidOperationError outside such a transaction or the second time, LeaseLostError as above.
+        """
+        await self.lease.complete(self, result)
+
+
+class Middleware:
+    """A hook around handlers. Subclass it and override what you need; one instance serves one worker."""
+
+    async def claimed(self, batch: Sequence[HandlerContext]) -> None:
+        """Prepare for many commands at once, before any of them is handled."""
+
+    async def handle(self, context: HandlerContext, call_next: Callable[[], Awaitable[Result]]) -> Result:
+        """Run around one handler: `await call_next()` runs it. What is raised or returned is the outcome."""
+        return await call_next()
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredHandler:
+    """One handler with what its calls need to know of it."""
+
+    domain: str
+    command_type: str
+    function: HandlerFunction
+    is_async: bool
+    name: str
+
+
+def handler(*, domain: str, command_type: str) -> Callable[[_Declared], _Declared]:
+    """Declare a function or method as a handler, to be found by register or register_instance."""
+    key = (check_name(domain, "domain"), check_name(command_type, "command type"))
+
+    def declare(function: _Declared) -> _Declared:
+        setattr(function, _DECLARATION, key)
+        return function
+
+    return declare
+
+
+class HandlerRegistry:
+    """The handlers of an application, one for each domain and command type."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[tuple[str, str], RegisteredHandler] = {}
+
+    def handler(self, domain: str, command_type: str) -> Callable[[_Declared], _Declared]:
+        """Declare and register a function as the handler of a command type."""
+
+        def add(function: _Declared) -> _Declared:
+            self.add(domain, command_type, function)
+            return function
+
+        return add
+
+    def add(self, domain: str, command_type: str, function: HandlerFunction) -> None:
+        """Register `function(command, context)`. Raises HandlerAlreadyRegisteredError for a second one."""
+        key = (check_name(domain, "domain"), check_name(command_type, "command type"))
+        if not callable(function):
+            raise TypeError(f"the handler of {command_type!r} must be callable, not {type(function).__name__}")
+        name = f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(function))}"
+        if key in self._handlers:
+            raise HandlerAlreadyRegisteredError(*key, self._handlers[key].name, name)
+        called = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
+        self._handlers[key] = RegisteredHandler(*key, function, inspect.iscoroutinefunction(called), name)
+
+    def register(self, function: HandlerFunction) -> None:
+        """Register a function that `@handler` declared."""
+        declared = getattr(function, _DECLARATION, None)
+        if declared is None:
+            raise TypeError(f"{function!r} is no handler: decorate it with @handler(domain=, command_type=)")
+        self.add(*declared, function)
+
+    def register_instance(self, instance: object) -> None:
+        """Register every method of `instance` that `@handler` declared."""
+        names = [n for n in dir(type(instance)) if hasattr(getattr(type(instance), n, None), _DECLARATION)]
+        if not names:
+            raise TypeError(f"{type(instance).__name__} has no method decorated with @handler(domain=, command_type=)")
+        for name in names:
+            self.register(getattr(instance, name))
+
+    def get(self, domain: str, command_type: str) -> RegisteredHandler:
+        """Return the handler. Raises HandlerNotFoundError when there is none."""
+        try:
+            return self._handlers[domain, command_type]
+        except KeyError:
+            raise HandlerNotFoundError(domain, command_type) from None
+
+    def command_types(self, domain: str) -> list[str]:
+        """Return the command types of one domain, sorted."""
+        return sorted(t for d, t in self._handlers if d == domain)
+
+    @property
+    def domains(self) -> frozenset[str]:
+        """The domains that have a handler."""
+        return frozenset(d for d, _ in self._handlers)
+
+    def __iter__(self) -> Iterator[RegisteredHandler]:
+        return iter(self._handlers.values())
+
+    def __len__(self) -> int:
+        return len(self._handlers)
