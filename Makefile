@@ -32,8 +32,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer with venv was found. Install one" \
 		"(Debian: apt-get install python3-venv), or name it: make PYTHON=/path/to/python" >&2; exit 1; }
 	"$(PYTHON)" -m venv --clear "$(VENV)"
-	"$(BIN)/python" -m pip install --quiet --constraint constraints.txt hatchling editables
-	"$(BIN)/python" -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	"$(BIN)/python" -m pip install -qq --constraint constraints.txt hatchling editables
+	"$(BIN)/python" -m pip install -qq --constraint constraints.txt --no-build-isolation --editable '.[dev]'
 	@touch "$(STAMP)"
 
 check: $(STAMP)
@@ -70,7 +70,7 @@ soak: $(STAMP)
 # Write constraints.txt anew from the newest versions that pyproject.toml admits.
 lock:
 	"$(PYTHON)" -m venv --clear build/lock
-	build/lock/bin/python -m pip install --quiet --editable '.[dev]' packaging
+	build/lock/bin/python -m pip install -qq --editable '.[dev]' packaging
 	build/lock/bin/python .ci/lock.py
 
 clean:

@@ -16,7 +16,7 @@ done
 
 environment="$PWD/clean environment" # a path with a space, as some have
 "$python" -m venv "$environment"
-"$environment/bin/python" -m pip install --quiet --constraint constraints.txt "$(echo ./*.whl)[xdist]"
+"$environment/bin/python" -m pip install -qq --constraint constraints.txt "$(echo ./*.whl)[xdist]"
 
 cd downstream
 strict=(-p pytest_commandbus --strict-markers --strict-config -W error)
