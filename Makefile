@@ -23,7 +23,7 @@ help:
 	@echo "make check   lint, format, types, import rules"
 	@echo "make test    the fast tests, in parallel, with coverage"
 	@echo "make demo    $(DEMO_PROCESSES) processes under chaos, with a printed and a written report"
-	@echo "make bench   the benchmarks; make soak: hours of load; make format, make lock, make clean"
+	@echo "make bench   the benchmarks; make soak: the slow tests and $(SOAK_PROCESSES) processes; make format, make lock, make clean"
 
 setup: $(STAMP)
 
@@ -64,6 +64,7 @@ bench: $(STAMP)
 	@set -e; for script in benchmarks/[!_]*.py; do echo "== $$script"; "$(BIN)/python" "$$script"; done
 
 soak: $(STAMP)
+	@mkdir -p build
 	"$(BIN)/python" -m pytest -m slow
 	"$(BIN)/python" -m pytest tests/e2e/test_load.py -n 2 --dist worksteal --cb-load=$(SOAK_PROCESSES) --cb-report=build/soak-report.json
 
