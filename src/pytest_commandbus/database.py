@@ -1,0 +1,243 @@
+"""Test databases: each test gets a freshly migrated one, cloned from a template that is made once.
+
+On the server stand only names of ours: `cb_template_<hash>`, made once for these migrations and kept, and
+`cb_<run>_...`, each marked with its run by a comment. A run holds an advisory lock while it lives, so that
+what a dead run left can be told and dropped.
+"""
+
+import hashlib
+import itertools
+import logging
+import re
+import secrets
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from .postgres import databases_sql
+from .postgres.admin import Admin, lock_key
+from .postgres.dsn import Dsn, with_database
+from .postgres.errors import PostgresError
+
+SPARES = 2
+"""How many clones wait ready for the next tests."""
+
+RUN_MARK = "pytest-commandbus run "
+KEPT_MARK = "pytest-commandbus kept, run "
+_LOG = logging.getLogger(__name__)
+_MOST_UNDROPPED = 8
+
+Strategy = Literal["file_copy", "wal_log"]
+
+
+@dataclass(frozen=True)
+class Database:
+    """A database of the tests: its name, and the connection string for it."""
+
+    name: str
+    dsn: Dsn
+
+
+class Databases:
+    """The databases of one process of a run, and those that its processes share.
+
+    admin_dsn: a database of the server from which databases can be created; all processes of the run give the
+    same one. run_id: the run, the same in all its processes. migrations: folders (or files) whose SQL names the
+    template. prepare: fills the template through the connection string it is given, and closes its connections.
+    version: what else the template depends on. strategy: file_copy is quicker on a server of our own, wal_log
+    does not disturb a server that others use by a checkpoint.
+    Errors: PostgresError for what cannot be had; psycopg's for what the server refuses.
+    """
+
+    def __init__(
+        self,
+        admin_dsn: str,
+        run_id: str,
+        *,
+        migrations: Sequence[Path] = (),
+        prepare: Callable[[str], None],
+        version: str = "",
+        strategy: Strategy = "wal_log",
+    ) -> None:
+        self._dsn = Dsn(admin_dsn)
+        self._run = re.sub(r"[^a-z0-9]", "", run_id.lower())[:20]
+        if not self._run:
+            raise PostgresError(f"the run id {run_id!r} has no letter a-z or digit: it becomes part of names")
+        self._prepare = prepare
+        self._strategy = strategy
+        self._template = f"cb_template_{template_hash(migrations, version)}"
+        self._mark = RUN_MARK + self._run
+        self._prefix = f"cb_{self._run}_{secrets.token_hex(3)}"
+        self._numbers = itertools.count(1)
+        self._admin = Admin(self._dsn)
+        self._joined = False
+        self._closed = False
+        self._kept: set[str] = set()
+        self._made: set[str] = set()
+        self._stock = threading.Condition()
+        self._spares: deque[Database] = deque()
+        self._used: deque[str] = deque()
+        self._cloning = False
+        self._stockkeeper: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def acquire(self) -> Database:
+        """Return a database as the template is, that nobody else has: a spare one when one is ready."""
+        self._join_run()
+        with self._stock:
+            while self._cloning and not self._spares:
+                self._stock.wait()
+            spare = self._spares.popleft() if self._spares else None
+            self._stock.notify_all()
+        if spare is not None:
+            return spare
+        database = self._clone(self._admin)
+        self._start_stockkeeper()
+        return database
+
+    def release(self, database: Database, keep: bool = False) -> None:
+        """Give a database back: it is dropped soon, or kept for good and marked so."""
+        if keep:
+            self._admin.mark(database.name, KEPT_MARK + self._run)
+            self._kept.add(database.name)
+            return
+        with self._stock:
+            self._used.append(database.name)
+            self._stock.notify_all()
+
+    def shared(self, key: str) -> Database:
+        """Return the run's database of this key: made by whichever process asks first, the same one for all."""
+        self._join_run()
+        digest = hashlib.blake2b(key.encode(), digest_size=6).hexdigest()
+        name = f"cb_{self._run}_s_{digest}"
+        with self._admin.locked(f"shared {name}"):
+            if not self._admin.rows(databases_sql.MARK_OF, name=name):
+                self._admin.clone(name, self._template, self._strategy, self._mark)
+        return Database(name, with_database(self._dsn, name))
+
+    def close(self) -> None:
+        """Drop what this process made; the last process of the run drops what they shared. Kept databases stay."""
+        if self._closed:
+            return
+        self._closed = True
+        with self._stock:
+            self._stock.notify_all()
+        if self._stockkeeper is not None:
+            self._stockkeeper.join()
+        try:
+            if self._joined:
+                for name in sorted(self._made - self._kept):
+                    self._admin.drop(name)
+                self._leave_run()
+        finally:
+            self._admin.close()
+
+    def _join_run(self) -> None:
+        """Hold the run's lock and have the template; both once, and again when the session was lost."""
+        if self._closed:
+            raise PostgresError("these databases are closed: acquire them before close()")
+        if self._joined and self._admin.connected:
+            return
+        self._admin.rows(databases_sql.LOCK_SHARED, key=lock_key(self._mark))
+        self._ensure_template()
+        self._joined = True
+
+    def _leave_run(self) -> None:
+        self._admin.rows(databases_sql.UNLOCK_SHARED, key=lock_key(self._mark))
+        drop_run(self._admin, self._mark)
+
+    def _ensure_template(self) -> None:
+        with self._admin.locked(self._template):
+            state = self._admin.rows(databases_sql.IS_SEALED, name=self._template)
+            if state and state[0][0]:
+                return
+            self._admin.drop(self._template)  # whoever began it died
+            self._admin.create(self._template)
+            try:
+                self._prepare(with_database(self._dsn, self._template))
+                self._admin.seal(self._template)
+            except BaseException:
+                self._admin.drop(self._template)
+                raise
+
+    def _clone(self, admin: Admin) -> Database:
+        name = f"{self._prefix}_{next(self._numbers)}"
+        self._made.add(name)
+        admin.clone(name, self._template, self._strategy, self._mark)
+        return Database(name, with_database(self._dsn, name))
+
+    def _start_stockkeeper(self) -> None:
+        if self._stockkeeper is None:
+            self._stockkeeper = threading.Thread(target=self._keep_stock, name="commandbus-databases", daemon=True)
+            self._stockkeeper.start()
+
+    def _keep_stock(self) -> None:
+        """In the background: clone spares, drop used databases, and once what dead runs left."""
+        import psycopg
+
+        admin = Admin(self._dsn)
+        try:
+            while self._work(admin):
+                pass
+        except psycopg.Error:  # the next acquire works in the foreground, and raises what is wrong
+            _LOG.warning("no more spare databases: the background session failed", exc_info=True)
+        finally:
+            with self._stock:
+                self._cloning = False
+                self._stock.notify_all()
+            admin.close()
+
+    def _work(self, admin: Admin) -> bool:
+        """Do the most urgent piece of work, waiting for one; False once closed."""
+        with self._stock:
+            self._stock.wait_for(lambda: self._closed or len(self._spares) < SPARES or self._used)
+            if self._closed:
+                return False
+            drop = len(self._used) > _MOST_UNDROPPED or len(self._spares) >= SPARES
+            self._cloning = not drop
+            name = self._used.popleft() if drop else ""
+        if drop:
+            admin.drop(name)
+            self._made.discard(name)
+            return True
+        database = self._clone(admin)
+        with self._stock:
+            self._spares.append(database)
+            self._cloning = False
+            self._stock.notify_all()
+        return True
+
+
+def template_hash(migrations: Sequence[Path], version: str = "") -> str:
+    """Return the name of what these migrations build: 16 hexadecimal digits of their names and contents."""
+    digest = hashlib.blake2b(repr(version).encode(), digest_size=8)
+    for path in migrations:
+        for file in sorted(path.rglob("*.sql")) if path.is_dir() else [path]:
+            digest.update(repr((file.name, file.read_bytes())).encode())
+    return digest.hexdigest()
+
+
+def drop_run(admin: Admin, mark: str) -> None:
+    """Drop all databases of a run, unless a process of it still lives; kept ones stay."""
+    with admin.tried(mark) as alone:
+        if alone:
+            for name, of_run in admin.marked(mark):
+                if of_run == mark:
+                    admin.drop(name)
+
+
+def drop_dead_runs(admin: Admin) -> None:
+    """Drop the databases of every run that no longer lives; databases without our mark are never touched."""
+    for mark in sorted({mark for _, mark in admin.marked(RUN_MARK)}):
+        drop_run(admin, mark)

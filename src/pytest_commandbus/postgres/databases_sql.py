@@ -1,0 +1,31 @@
+"""Every statement that makes, finds and drops test databases."""
+
+from typing import LiteralString
+
+LOCK: LiteralString = "SELECT pg_advisory_lock(%(key)s)"
+LOCK_SHARED: LiteralString = "SELECT pg_advisory_lock_shared(%(key)s)"
+TRY_LOCK: LiteralString = "SELECT pg_try_advisory_lock(%(key)s)"
+UNLOCK: LiteralString = "SELECT pg_advisory_unlock(%(key)s)"
+UNLOCK_SHARED: LiteralString = "SELECT pg_advisory_unlock_shared(%(key)s)"
+
+CREATE: LiteralString = "CREATE DATABASE {name}"
+CLONE: LiteralString = "CREATE DATABASE {name} TEMPLATE {template} STRATEGY {strategy}"
+SEAL: LiteralString = "ALTER DATABASE {name} WITH IS_TEMPLATE true ALLOW_CONNECTIONS false"
+DROP: LiteralString = "DROP DATABASE IF EXISTS {name} WITH (FORCE)"
+MARK: LiteralString = "COMMENT ON DATABASE {name} IS {mark}"
+
+# A template is complete once it is sealed.
+IS_SEALED: LiteralString = "SELECT datistemplate FROM pg_database WHERE datname = %(name)s"
+MARK_OF: LiteralString = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %(name)s"
+MARKED: LiteralString = """
+SELECT datname, shobj_description(oid, 'pg_database') AS mark
+FROM pg_database
+WHERE starts_with(datname, 'cb_') AND starts_with(shobj_description(oid, 'pg_database'), %(prefix)s)
+ORDER BY datname
+"""
+SESSIONS: LiteralString = """
+SELECT count(*) FROM pg_stat_activity WHERE datname = %(name)s AND backend_type = 'client backend'
+"""
+END_SESSIONS: LiteralString = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %(name)s AND backend_type = 'client backend'
+"""

@@ -1,0 +1,73 @@
+"""From the option --cb-postgres to the one server of a test run."""
+
+from typing import Literal
+
+from .dsn import Dsn, with_database
+from .errors import PostgresError
+from .server import EmbeddedPostgres
+
+EMBEDDED = "embedded"
+CONTAINER = "container"
+
+
+class Server:
+    """The server of a run, for the process that starts and ends it; the other processes are told its `dsn`.
+
+    `dsn` names the administrative database, from which test databases are created.
+    """
+
+    def __init__(self, dsn: str, embedded: EmbeddedPostgres | None = None) -> None:
+        self.dsn = Dsn(dsn)
+        self.embedded = embedded
+
+    @property
+    def strategy(self) -> Literal["file_copy", "wal_log"]:
+        """How to clone databases: the quicker way forces a checkpoint, so only on a server of our own."""
+        return "file_copy" if self.embedded is not None else "wal_log"
+
+    def psql(self, database: str) -> str:
+        """Return the shell line that opens a database; a password must be typed or come from the environment."""
+        program = "psql" if self.embedded is None else f"'{self.embedded.binaries.program('psql')}'"
+        return f'{program} "{_without_password(with_database(self.dsn, database))}"'
+
+    def detach(self) -> str:
+        """Let the server outlive this process, for kept databases; return the line that ends it, "" when not ours."""
+        return self.embedded.detach() if self.embedded is not None else ""
+
+    def stop(self) -> None:
+        """End the server, if it is ours."""
+        if self.embedded is not None:
+            self.embedded.stop()
+
+
+def resolve_server(option: str, durable: bool = False) -> Server:
+    """Return the run's server, started: option is "embedded" or a connection string. Errors: PostgresError."""
+    if option == CONTAINER:
+        raise PostgresError(
+            "--cb-postgres=container is not available yet: use --cb-postgres=embedded, "
+            "or start the container yourself and give its connection string"
+        )
+    if option == EMBEDDED:
+        server = EmbeddedPostgres(durable=durable)
+        server.start()
+        return Server(server.dsn(), server)
+    if "=" not in option and "://" not in option:
+        raise PostgresError(
+            f"--cb-postgres={option} is none of embedded, container, or a connection string "
+            "such as postgresql://user@host/database"
+        )
+    return Server(_checked(option))
+
+
+def _checked(dsn: str) -> Dsn:
+    """Return the connection string as psycopg understands it, with a database: `postgres` when it names none."""
+    from psycopg.conninfo import conninfo_to_dict
+
+    fallback = with_database(dsn, "postgres")
+    return with_database(dsn, str(conninfo_to_dict(dsn).get("dbname") or conninfo_to_dict(fallback)["dbname"]))
+
+
+def _without_password(dsn: str) -> str:
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+    return make_conninfo("", **{key: value for key, value in conninfo_to_dict(dsn).items() if key != "password"})
