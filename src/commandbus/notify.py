@@ -1,0 +1,125 @@
+"""Wake an idle worker within milliseconds of a send: one LISTEN connection that mends itself.
+
+A wake-up is only ever a hint. It may come twice, and it is lost while the connection is being re-made; so `wake` is
+also called each time LISTEN comes into force, and the caller polls besides.
+"""
+
+import asyncio
+import hashlib
+import logging
+import os
+import random
+import socket
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import sql
+
+from commandbus.errors import CommandBusError
+
+_log = logging.getLogger(__name__)
+
+_LISTEN: LiteralString = "LISTEN {}"
+_BACKEND_PID: LiteralString = "SELECT pg_catalog.pg_backend_pid()"
+_HEARTBEAT: LiteralString = "SELECT 1"
+
+_FIRST_DELAY, _LONGEST_DELAY = 0.05, 2.0  # seconds between attempts to connect again
+
+
+class ListenRefusedError(CommandBusError):
+    """Notifications cannot reach this connection, since a pooling proxy hands its server session to others."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a pooling proxy stands between this program and PostgreSQL, where LISTEN is lost: "
+            "run the worker with listen=False (it then polls), or give it a DSN that leads to PostgreSQL itself"
+        )
+
+
+def channel(domain: str) -> str:
+    """The NOTIFY channel of `domain`, as the SQL function commandbus.channel computes it; hashed, as 63 bytes are all
+    that LISTEN looks at."""
+    return "commandbus_" + hashlib.md5(domain.encode(), usedforsecurity=False).hexdigest()
+
+
+class Listener:
+    """Calls `wake()` at each notification on `channel`, and each time listening (re)starts.
+
+    `connect` gives a new connection that the listener then owns: straight to PostgreSQL, not borrowed from a pool, with
+    TCP keepalives as its conninfo says. Every `heartbeat` seconds without a notification the connection is tried; one
+    that does not answer within `heartbeat_timeout` seconds is dropped and made again. `ready` is set while LISTEN is in
+    force.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[psycopg.AsyncConnection[Any]]],
+        channel: str,
+        wake: Callable[[], None],
+        *,
+        heartbeat: float = 10.0,
+        heartbeat_timeout: float = 5.0,
+    ) -> None:
+        self._connect = connect
+        self._channel = channel
+        self._wake = wake
+        self._heartbeat = heartbeat
+        self._heartbeat_timeout = heartbeat_timeout
+        self.ready = asyncio.Event()
+
+    async def run(self) -> None:
+        """Listen until cancelled; a lost connection is made again after a jittered delay of at most two seconds.
+
+        Raises ListenRefusedError when a pooling proxy would lose the notifications.
+        """
+        delay = _FIRST_DELAY
+        while True:
+            started = monotonic()
+            try:
+                await self._listen()
+            except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
+                _log.warning("listening on %s stopped, connecting again: %s", self._channel, error)
+            if monotonic() - started > 2 * _LONGEST_DELAY:  # it had worked for a while
+                delay = _FIRST_DELAY
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311  jitter is no secret
+            delay = min(2 * delay, _LONGEST_DELAY)
+
+    async def _listen(self) -> None:
+        """Listen on one connection until it is lost, which raises psycopg's or the operating system's error."""
+        conn = await self._connect()
+        try:
+            await conn.set_autocommit(True)
+            await self._subscribe(conn)
+            self.ready.set()
+            self._wake()  # whatever was sent before this moment went unheard
+            while True:
+                async for _ in conn.notifies(timeout=self._heartbeat):
+                    self._wake()
+                await self._ask(conn, _HEARTBEAT)
+        finally:
+            self.ready.clear()
+            await conn.close()
+
+    async def _subscribe(self, conn: psycopg.AsyncConnection[Any]) -> None:
+        # a proxy makes up the process id that it tells its clients, while the server knows the true one
+        if await self._ask(conn, _BACKEND_PID) != conn.info.backend_pid:
+            raise ListenRefusedError
+        await conn.execute(sql.SQL(_LISTEN).format(sql.Identifier(self._channel)))
+
+    async def _ask(self, conn: psycopg.AsyncConnection[Any], question: LiteralString) -> Any:
+        """The one value that answers `question`; raises OperationalError when the answer takes too long."""
+        # a cancelled query would first ask the server to end it, which takes seconds when nobody answers
+        alarm = asyncio.get_running_loop().call_later(self._heartbeat_timeout, _hang_up, conn)
+        try:
+            row = await (await conn.execute(question)).fetchone()
+        finally:
+            alarm.cancel()
+        return row[0] if row else None
+
+
+def _hang_up(conn: psycopg.AsyncConnection[Any]) -> None:
+    """End the connection on our side, so that whoever waits for the server sees it closed."""
+    with socket.socket(fileno=os.dup(conn.fileno())) as line:
+        line.shutdown(socket.SHUT_RDWR)

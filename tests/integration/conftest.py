@@ -1,0 +1,39 @@
+"""One embedded server for the folder's tests, and databases on it."""
+
+import itertools
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from commandbus.migrate import migrate
+from pytest_commandbus.postgres.server import EmbeddedPostgres
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[EmbeddedPostgres]:
+    with EmbeddedPostgres() as server:
+        yield server
+
+
+@pytest.fixture
+def empty_dsn(postgres_server: EmbeddedPostgres) -> Iterator[str]:
+    """A database of this test's own, without our schema."""
+    name = f"empty_{next(_numbers)}"
+    with psycopg.connect(postgres_server.dsn(), autocommit=True) as conn:
+        conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        yield postgres_server.dsn(name)
+        conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture(scope="session")
+def migrated_dsn(postgres_server: EmbeddedPostgres) -> str:
+    """A migrated database that the tests which ask for it share."""
+    with psycopg.connect(postgres_server.dsn(), autocommit=True) as conn:
+        conn.execute("CREATE DATABASE shared_migrated")
+    dsn = postgres_server.dsn("shared_migrated")
+    migrate(dsn)
+    return dsn
