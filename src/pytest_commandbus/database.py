@@ -1,4 +1,4 @@
-"""Test databases: each test gets a freshly migrated one, cloned from a template that is made once.
+"""Test databases: each test gets a freshly migrated one, cloned from a template that is made once, or reset to it.
 
 On the server stand only names of ours: `cb_template_<hash>`, made once for these migrations and kept, and
 `cb_<run>_...`, each marked with its run by a comment. A run holds an advisory lock while it lives, so that
@@ -22,6 +22,7 @@ from .postgres import databases_sql
 from .postgres.admin import Admin, lock_key
 from .postgres.dsn import Dsn, with_database
 from .postgres.errors import PostgresError
+from .postgres.reset import Snapshot, reset, take_snapshot
 
 SPARES = 2
 """How many clones wait ready for the next tests."""
@@ -31,6 +32,7 @@ KEPT_MARK = "pytest-commandbus kept, run "
 _LOG = logging.getLogger(__name__)
 _MOST_UNDROPPED = 8
 
+Task = Literal["reset", "clone", "drop", "sweep", "end"]
 Strategy = Literal["file_copy", "wal_log"]
 
 
@@ -81,7 +83,11 @@ class Databases:
         self._stock = threading.Condition()
         self._spares: deque[Database] = deque()
         self._used: deque[str] = deque()
-        self._cloning = False
+        self._dirty: deque[str] = deque()
+        self._supplying = False
+        self._swept = False
+        self._snapshot: Snapshot | None = None
+        self._snapshot_tried = False
         self._stockkeeper: threading.Thread | None = None
 
     def __enter__(self) -> Self:
@@ -96,7 +102,7 @@ class Databases:
         """Return a database as the template is, that nobody else has: a spare one when one is ready."""
         self._join_run()
         with self._stock:
-            while self._cloning and not self._spares:
+            while self._supplying and not self._spares:
                 self._stock.wait()
             spare = self._spares.popleft() if self._spares else None
             self._stock.notify_all()
@@ -172,10 +178,14 @@ class Databases:
                 raise
 
     def _clone(self, admin: Admin) -> Database:
-        name = f"{self._prefix}_{next(self._numbers)}"
-        self._made.add(name)
+        name = self._new_name()
         admin.clone(name, self._template, self._strategy, self._mark)
         return Database(name, with_database(self._dsn, name))
+
+    def _new_name(self) -> str:
+        name = f"{self._prefix}_{next(self._numbers)}"
+        self._made.add(name)
+        return name
 
     def _start_stockkeeper(self) -> None:
         if self._stockkeeper is None:
@@ -183,7 +193,7 @@ class Databases:
             self._stockkeeper.start()
 
     def _keep_stock(self) -> None:
-        """In the background: clone spares, drop used databases, and once what dead runs left."""
+        """In the background: reset or drop used databases, clone spares, and once drop what dead runs left."""
         import psycopg
 
         admin = Admin(self._dsn)
@@ -193,30 +203,79 @@ class Databases:
         except psycopg.Error:  # the next acquire works in the foreground, and raises what is wrong
             _LOG.warning("no more spare databases: the background session failed", exc_info=True)
         finally:
-            with self._stock:
-                self._cloning = False
-                self._stock.notify_all()
+            self._put(None)
             admin.close()
 
     def _work(self, admin: Admin) -> bool:
         """Do the most urgent piece of work, waiting for one; False once closed."""
         with self._stock:
-            self._stock.wait_for(lambda: self._closed or len(self._spares) < SPARES or self._used)
-            if self._closed:
-                return False
-            drop = len(self._used) > _MOST_UNDROPPED or len(self._spares) >= SPARES
-            self._cloning = not drop
-            name = self._used.popleft() if drop else ""
-        if drop:
+            self._stock.wait_for(lambda: self._next_task() is not None)
+            task = self._next_task()
+            self._supplying = task in ("reset", "clone")
+            name = {"reset": self._used, "drop": self._dirty}[task].popleft() if task in ("reset", "drop") else ""
+        if task == "reset":
+            self._put(self._reset(admin, name))
+        elif task == "clone":
+            self._put(self._clone_spare(admin))
+        elif task == "drop":
             admin.drop(name)
             self._made.discard(name)
-            return True
-        database = self._clone(admin)
+        elif task == "sweep":
+            self._swept = True
+            drop_dead_runs(admin)
+        return task != "end"
+
+    def _next_task(self) -> Task | None:
+        if self._closed:
+            return "end"
+        if self._used and len(self._spares) < 2 * SPARES:
+            return "reset"
+        if len(self._spares) < SPARES and len(self._dirty) <= _MOST_UNDROPPED:
+            return "clone"
+        self._dirty.extend(self._used)
+        self._used.clear()
+        if self._dirty:
+            return "drop"
+        return None if self._swept else "sweep"
+
+    def _put(self, spare: Database | None) -> None:
         with self._stock:
-            self._spares.append(database)
-            self._cloning = False
+            if spare is not None:
+                self._spares.append(spare)
+            self._supplying = False
             self._stock.notify_all()
-        return True
+
+    def _clone_spare(self, admin: Admin) -> Database:
+        """Return a new clone; on a server of our own, see at the first one what a reset has to restore."""
+        import psycopg
+
+        spare = self._clone(admin)
+        if self._strategy == "file_copy" and not self._snapshot_tried:
+            self._snapshot_tried = True
+            with psycopg.connect(spare.dsn, autocommit=True) as connection:
+                self._snapshot = take_snapshot(connection)
+        return spare
+
+    def _reset(self, admin: Admin, name: str) -> Database | None:
+        """Return a used database as good as new, under a new name; None when it has to be dropped."""
+        import psycopg
+
+        admin.end_sessions(name)
+        if self._snapshot is not None:
+            try:
+                with psycopg.connect(with_database(self._dsn, name), autocommit=True) as connection:
+                    clean = reset(connection, self._snapshot)
+                if clean:
+                    # A client that a test left behind, and that connects again, must not meet the next test.
+                    admin.end_sessions(name)
+                    new_name = self._new_name()
+                    admin.rename(name, new_name)
+                    self._made.discard(name)
+                    return Database(new_name, with_database(self._dsn, new_name))
+            except psycopg.Error:
+                _LOG.debug("%s could not be reset and is dropped", name, exc_info=True)
+        self._dirty.append(name)
+        return None
 
 
 def template_hash(migrations: Sequence[Path], version: str = "") -> str:

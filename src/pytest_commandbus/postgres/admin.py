@@ -60,6 +60,10 @@ class Admin:
         self.end_sessions(name)
         self._run(databases_sql.SEAL, name=self._name(name))
 
+    def rename(self, name: str, new_name: str) -> None:
+        """Rename a database that nobody is connected to."""
+        self._run(databases_sql.RENAME, name=self._name(name), new_name=self._name(new_name))
+
     def drop(self, name: str) -> None:
         """Drop a database if it exists, ending the sessions on it."""
         # The server waits 100 ms for a session that is just ending: looking first is quicker.

@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,14 +131,14 @@ def publish(half: Path, target: Path) -> None:
             raise
 
 
-def cache_directories(account: Account) -> list[Path]:
-    """Return where to keep things from run to run, best first: only we can write there, the account can enter."""
+def cache_directories(account: Account) -> Iterator[Path]:
+    """Yield where to keep things from run to run, best first: only we can write there, the account can enter."""
     home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
     system = ["/var/cache"] if os.geteuid() == 0 else []
     names = [Path(home, CACHE_NAME)]
     shared = (*system, "/var/tmp", tempfile.gettempdir())  # noqa: S108 - whose it is gets checked
     names += [Path(place, f"{CACHE_NAME}-{os.geteuid()}") for place in shared]
-    return [name for name in names if name.is_absolute() and _prepare_cache(name, account)]
+    yield from (name for name in names if name.is_absolute() and _prepare_cache(name, account))
 
 
 def _prepare_cache(name: Path, account: Account) -> bool:

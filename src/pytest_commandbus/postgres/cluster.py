@@ -1,5 +1,6 @@
 """Makes a data directory: initdb once into a cache, then a copy of it with the settings of the server."""
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -54,11 +55,12 @@ def make_cluster(
 ) -> None:
     """Create the data directory `data`, owned by the account, with these settings in its postgresql.conf."""
     cached = _cached_cluster(binaries, account)
-    if cached is not None:
+    if cached is not None and cached.is_dir():
         _copy_tree(cached, data, account)
     else:
         _initdb(data, binaries, account)
-        _keep_in_cache(data, binaries, account)
+        if cached is not None:
+            _keep_in_cache(data, cached)
     with (data / "postgresql.conf").open("a", encoding="utf-8") as conf:
         conf.writelines(f"{name} = {_quoted(value)}\n" for name, value in settings.items())
     if host_lines:
@@ -78,8 +80,9 @@ def _cache_name(binaries: Binaries) -> str:
 
 
 def _cached_cluster(binaries: Binaries, account: Account) -> Path | None:
-    name = _cache_name(binaries)
-    return next((cache / name for cache in cache_directories(account) if (cache / name).is_dir()), None)
+    """Return where the cached data directory stands, or is to stand; None without a cache."""
+    cache = next(cache_directories(account), None)
+    return cache / _cache_name(binaries) if cache is not None else None
 
 
 def _initdb(data: Path, binaries: Binaries, account: Account) -> None:
@@ -102,17 +105,12 @@ def _run(command: list[str], account: Account, folder: Path) -> None:
         raise PostgresError(f"{Path(command[0]).name} failed in {folder}: {(done.stderr or done.stdout).strip()}")
 
 
-def _keep_in_cache(data: Path, binaries: Binaries, account: Account) -> None:
+def _keep_in_cache(data: Path, cached: Path) -> None:
     """Keep a copy for the next start; a cache that cannot be written only costs time."""
-    for cache in cache_directories(account):
-        try:
-            with tempfile.TemporaryDirectory(dir=cache, prefix="making-") as making:
-                half = Path(making, "cluster")
-                _copy_tree(data, half, Account())
-                publish(half, cache / _cache_name(binaries))
-        except OSError:
-            continue
-        return
+    with contextlib.suppress(OSError), tempfile.TemporaryDirectory(dir=cached.parent, prefix="making-") as making:
+        half = Path(making, "cluster")
+        _copy_tree(data, half, Account())
+        publish(half, cached)
 
 
 def _copy_tree(source: Path, target: Path, account: Account) -> None:

@@ -11,6 +11,7 @@ UNLOCK_SHARED: LiteralString = "SELECT pg_advisory_unlock_shared(%(key)s)"
 CREATE: LiteralString = "CREATE DATABASE {name}"
 CLONE: LiteralString = "CREATE DATABASE {name} TEMPLATE {template} STRATEGY {strategy}"
 SEAL: LiteralString = "ALTER DATABASE {name} WITH IS_TEMPLATE true ALLOW_CONNECTIONS false"
+RENAME: LiteralString = "ALTER DATABASE {name} RENAME TO {new_name}"
 DROP: LiteralString = "DROP DATABASE IF EXISTS {name} WITH (FORCE)"
 MARK: LiteralString = "COMMENT ON DATABASE {name} IS {mark}"
 

@@ -137,6 +137,7 @@ def end_server(data: Path) -> None:
     pid = postmaster_pid(data)
     if pid is not None:
         send(pid, signal.SIGQUIT)
+        send(pid, signal.SIGCONT)  # a stopped server would not hear it
         if not wait_gone([pid], IMMEDIATE_SHUTDOWN_SECONDS):
             kill_server(pid)
     remove_leftovers(data)

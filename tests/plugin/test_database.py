@@ -1,0 +1,348 @@
+"""Test databases: each its own, cloned once migrated, and nothing but ours is ever dropped."""
+
+import multiprocessing
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from pytest_commandbus.database import Database, Databases, template_hash
+from pytest_commandbus.postgres.admin import Admin
+from pytest_commandbus.postgres.errors import PostgresError
+from pytest_commandbus.postgres.server import EmbeddedPostgres
+
+DEADLINE_SECONDS = 20.0
+
+
+def prepare(dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("CREATE TABLE item (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text)")
+        connection.execute("CREATE TABLE setting (name text PRIMARY KEY, value text)")
+        connection.execute("INSERT INTO setting VALUES ('clock', '0')")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[EmbeddedPostgres]:
+    with EmbeddedPostgres() as server:
+        yield server
+
+
+@pytest.fixture
+def admin(server: EmbeddedPostgres) -> Iterator[Admin]:
+    admin = Admin(server.dsn())
+    yield admin
+    for name in databases(admin, "cb_"):
+        if name.startswith("cb_template_"):
+            with psycopg.connect(server.dsn(), autocommit=True) as connection:
+                connection.execute(
+                    psycopg.sql.SQL("ALTER DATABASE {} IS_TEMPLATE false").format(psycopg.sql.Identifier(name))
+                )
+        admin.drop(name)
+    admin.close()
+
+
+def databases(admin: Admin, prefix: str) -> list[str]:
+    return [
+        name
+        for (name,) in admin.rows(
+            "SELECT datname FROM pg_database WHERE starts_with(datname, %(prefix)s) ORDER BY 1", prefix=prefix
+        )
+    ]
+
+
+def items(database: Database) -> list[tuple[int, str]]:
+    with psycopg.connect(database.dsn) as connection:
+        return connection.execute("SELECT id, name FROM item ORDER BY id").fetchall()
+
+
+def add_item(database: Database, name: str) -> None:
+    with psycopg.connect(database.dsn) as connection:
+        connection.execute("INSERT INTO item (name) VALUES (%s)", (name,))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.01)
+
+
+def test_each_acquired_database_is_fresh_and_its_own(server: EmbeddedPostgres, admin: Admin) -> None:
+    with Databases(server.dsn(), "run1", prepare=prepare, strategy="file_copy") as stock:
+        first, second = stock.acquire(), stock.acquire()
+        assert first.name != second.name
+        add_item(first, "one")
+        assert items(second) == []
+        stock.release(first)
+        for _ in range(6):
+            following = stock.acquire()
+            assert items(following) == []
+            add_item(following, "next")
+            assert items(following) == [(1, "next")]
+            stock.release(following)
+        with psycopg.connect(second.dsn) as connection:
+            assert connection.execute("SELECT * FROM setting").fetchall() == [("clock", "0")]
+
+
+def test_whatever_a_test_does_to_its_database_the_next_does_not_see(server: EmbeddedPostgres, admin: Admin) -> None:
+    damages = [
+        "CREATE TABLE extra ()",
+        "ALTER TABLE item ADD COLUMN extra text",
+        "DROP TABLE setting",
+        "UPDATE setting SET value = '5'",
+        "DELETE FROM setting",
+        "SELECT setval('item_id_seq', 500)",
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "CREATE SCHEMA s",
+        "ALTER DATABASE CURRENT SET work_mem = '9MB'",
+        "CREATE RULE r AS ON INSERT TO item DO INSTEAD NOTHING",
+        "REVOKE ALL ON item FROM postgres",
+        "COMMENT ON TABLE item IS 'mine'",
+        "SELECT lo_create(4711)",
+        "ALTER TABLE item DISABLE TRIGGER ALL",
+        "CREATE STATISTICS st ON id, name FROM item",
+        "TRUNCATE setting",
+        "BEGIN; CREATE TEMP TABLE t (a int); COMMIT",
+        "CREATE EXTENSION pageinspect",
+        "INSERT INTO item (name) SELECT 'x' FROM generate_series(1, 20000)",
+    ]
+    with Databases(server.dsn(), "run1", prepare=prepare, strategy="file_copy") as stock:
+        for damage in damages:
+            database = stock.acquire()
+            with psycopg.connect(database.dsn, autocommit=True) as connection:
+                assert picture(connection) == picture_of_the_template(server), f"after the test before {damage}"
+                connection.execute(
+                    damage.replace("DATABASE CURRENT", f"DATABASE {database.name}").encode(), prepare=False
+                )
+            stock.release(database)
+        for _ in range(4):
+            database = stock.acquire()
+            with psycopg.connect(database.dsn, autocommit=True) as connection:
+                assert picture(connection) == picture_of_the_template(server)
+            stock.release(database)
+
+
+PICTURE = """
+SELECT jsonb_build_object(
+  'relations', (SELECT jsonb_agg(jsonb_build_array(n.nspname, c.relname, c.relkind, c.relnatts, c.relacl::text,
+                                                   obj_description(c.oid)) ORDER BY n.nspname, c.relname)
+                FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                WHERE n.nspname NOT IN ('pg_catalog', 'pg_toast', 'information_schema')),
+  'schemas', (SELECT jsonb_agg(nspname ORDER BY nspname) FROM pg_namespace),
+  'functions', (SELECT count(*) FROM pg_proc), 'rules', (SELECT count(*) FROM pg_rewrite),
+  'large objects', (SELECT count(*) FROM pg_largeobject_metadata),
+  'statistics', (SELECT count(*) FROM pg_statistic_ext),
+  'extensions', (SELECT count(*) FROM pg_extension), 'work_mem', current_setting('work_mem'),
+  'item', (SELECT count(*) FROM item), 'setting', (SELECT jsonb_agg(to_jsonb(s)) FROM setting s),
+  'sequence', (SELECT jsonb_agg(jsonb_build_array(sequencename, last_value)) FROM pg_sequences))
+"""
+
+
+def picture(connection: psycopg.Connection[tuple[object, ...]]) -> object:
+    row = connection.execute(PICTURE.encode()).fetchone()
+    assert row is not None
+    return row[0]
+
+
+_PICTURES: dict[str, object] = {}
+
+
+def picture_of_the_template(server: EmbeddedPostgres) -> object:
+    """What a database looks like that was prepared by itself, without any cloning."""
+    if server.dsn() not in _PICTURES:
+        with psycopg.connect(server.dsn(), autocommit=True) as connection:
+            connection.execute("CREATE DATABASE reference")
+        prepare(server.dsn("reference"))
+        with psycopg.connect(server.dsn("reference"), autocommit=True) as connection:
+            _PICTURES[server.dsn()] = picture(connection)
+    return _PICTURES[server.dsn()]
+
+
+def test_a_session_left_open_by_a_test_does_not_see_the_next(server: EmbeddedPostgres, admin: Admin) -> None:
+    with Databases(server.dsn(), "run1", prepare=prepare) as stock:
+        database = stock.acquire()
+        left = psycopg.connect(database.dsn, autocommit=True)
+        stock.release(database)
+        wait_until(lambda: _is_ended(left))
+        left.close()
+
+
+def _is_ended(connection: psycopg.Connection[tuple[object, ...]]) -> bool:
+    try:
+        connection.execute("SELECT 1")
+    except psycopg.OperationalError:
+        return True
+    return False
+
+
+def test_close_drops_all_but_the_template_and_the_kept(server: EmbeddedPostgres, admin: Admin) -> None:
+    stock = Databases(server.dsn(), "run2", prepare=prepare)
+    kept, _, given_back = stock.acquire(), stock.acquire(), stock.acquire()
+    add_item(kept, "evidence")
+    stock.release(kept, keep=True)
+    stock.release(given_back)
+    stock.shared("load")
+    stock.close()
+    stock.close()
+    assert databases(admin, "cb_run2") == [kept.name]
+    assert items(kept) == [(1, "evidence")]
+    assert len(databases(admin, "cb_template_")) == 1
+    with pytest.raises(PostgresError, match="closed"):
+        stock.acquire()
+
+
+def test_the_shared_database_lives_until_the_last_process_of_the_run(server: EmbeddedPostgres, admin: Admin) -> None:
+    one = Databases(server.dsn(), "run3", prepare=prepare)
+    two = Databases(server.dsn(), "run3", prepare=prepare)
+    shared = one.shared("test_load")
+    add_item(shared, "one")
+    assert two.shared("test_load") == shared
+    assert two.shared("another") != shared
+    one.close()
+    assert items(shared) == [(1, "one")]
+    two.close()
+    assert databases(admin, "cb_run3") == []
+
+
+def test_only_databases_of_dead_runs_with_our_mark_are_swept(server: EmbeddedPostgres, admin: Admin) -> None:
+    admin.create("cb_run1_sales")  # a name like ours, but somebody else's
+    dead = _dead_run(server.dsn())
+    kept = Databases(server.dsn(), "runk", prepare=prepare)
+    evidence = kept.acquire()
+    kept.release(evidence, keep=True)
+    kept.close()
+    with (
+        Databases(server.dsn(), "alive", prepare=prepare) as alive,
+        Databases(server.dsn(), "new", prepare=prepare) as new,
+    ):
+        living = alive.acquire()
+        new.acquire()
+        wait_until(lambda: dead not in databases(admin, "cb_"))
+        assert {"cb_run1_sales", living.name, evidence.name} <= set(databases(admin, "cb_"))
+
+
+def _dead_run(dsn: str) -> str:
+    """Return the name of a database whose run was killed."""
+    script = (
+        "import sys; from pytest_commandbus.database import Databases\n"
+        "print(Databases(sys.argv[1], 'dead', prepare=lambda dsn: None).acquire().name, flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, dsn], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        name = process.stdout.readline().strip()
+        process.send_signal(signal.SIGKILL)
+    return name
+
+
+def _prepare_slowly(dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("CREATE TABLE prepared AS SELECT 1 AS one FROM pg_sleep(0.3)")
+
+
+def _acquire_in_a_process(dsn: str, start: object, names: object) -> None:
+    start.wait()  # type: ignore[attr-defined]
+    with Databases(dsn, "many", prepare=_prepare_slowly) as stock:
+        database = stock.acquire()
+        with psycopg.connect(database.dsn) as connection:
+            connection.execute("SELECT * FROM prepared")
+        names.put((database.name, stock.shared("one").name))  # type: ignore[attr-defined]
+
+
+def test_processes_that_start_at_once_make_one_template(server: EmbeddedPostgres, admin: Admin) -> None:
+    context = multiprocessing.get_context("spawn")
+    start, names = context.Barrier(3), context.Queue()
+    processes = [context.Process(target=_acquire_in_a_process, args=(server.dsn(), start, names)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    results = [names.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert len({name for name, _ in results}) == 3
+    assert len({shared for _, shared in results}) == 1
+    assert databases(admin, "cb_many") == []
+    assert len(databases(admin, "cb_template_")) == 1
+
+
+def test_a_template_that_was_left_half_made_is_made_anew(server: EmbeddedPostgres, admin: Admin) -> None:
+    def fail(dsn: str) -> None:
+        prepare(dsn)
+        raise RuntimeError("migration 3 is broken")
+
+    with Databases(server.dsn(), "run4", prepare=fail) as stock, pytest.raises(RuntimeError, match="migration 3"):
+        stock.acquire()
+    assert databases(admin, "cb_template_") == []
+    admin.create(f"cb_template_{template_hash([])}")  # as a process killed amid its migrations leaves it
+    with Databases(server.dsn(), "run4", prepare=prepare) as stock:
+        assert items(stock.acquire()) == []
+
+
+def test_the_template_is_named_by_its_migrations(tmp_path: Path) -> None:
+    (tmp_path / "V001__a.sql").write_text("SELECT 1")
+    first = template_hash([tmp_path])
+    assert template_hash([tmp_path]) == first
+    assert template_hash([tmp_path / "V001__a.sql"]) == first
+    assert template_hash([tmp_path], version="2") != first
+    (tmp_path / "V001__a.sql").write_text("SELECT 2")
+    second = template_hash([tmp_path])
+    (tmp_path / "V001__a.sql").rename(tmp_path / "V002__a.sql")
+    assert len({first, second, template_hash([tmp_path])}) == 3
+
+
+def test_a_role_that_is_no_superuser_is_enough(server: EmbeddedPostgres, admin: Admin) -> None:
+    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+        connection.execute("CREATE ROLE tester LOGIN CREATEDB")
+    dsn = psycopg.conninfo.make_conninfo(server.dsn(), user="tester", password="canary-77")
+    with Databases(dsn, "run5", prepare=prepare) as stock:
+        for _ in range(4):
+            database = stock.acquire()
+            assert items(database) == []
+            add_item(database, "x")
+            assert "canary-77" not in repr(database)
+            stock.release(database)
+    assert databases(admin, "cb_run5") == []
+
+
+def test_a_run_without_a_usable_name_is_refused(server: EmbeddedPostgres) -> None:
+    with pytest.raises(PostgresError, match="run id"):
+        Databases(server.dsn(), "-!-", prepare=prepare)
+
+
+def test_acquiring_and_releasing_in_many_threads_gives_each_its_own(server: EmbeddedPostgres, admin: Admin) -> None:
+    taken: list[str] = []
+    with Databases(server.dsn(), "run6", prepare=prepare) as stock:
+        stock.acquire()
+        threads = [threading.Thread(target=lambda: taken.append(stock.acquire().name)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(DEADLINE_SECONDS)
+    assert len(set(taken)) == 4
+
+
+def test_the_pace_is_printed(
+    server: EmbeddedPostgres, admin: Admin, record_property: Callable[[str, object], None]
+) -> None:
+    times: list[float] = []
+    with Databases(server.dsn(), "pace", prepare=prepare, strategy="file_copy") as stock:
+        for _ in range(40):
+            begun = time.perf_counter()
+            database = stock.acquire()
+            acquired = time.perf_counter()
+            add_item(database, "x")
+            worked = time.perf_counter()
+            stock.release(database)
+            times.append(acquired - begun + time.perf_counter() - worked)
+    record_property("cb_database_median_ms", round(statistics.median(times) * 1000, 2))
+    print(f"acquire and release: median {statistics.median(times) * 1000:.1f} ms, {os.cpu_count()} cores")
+    assert len(times) == 40
