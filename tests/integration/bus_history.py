@@ -1,0 +1,235 @@
+"""A history of the bus, written through the functions of its schema, in which every kind of path occurs once."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+from psycopg.rows import dict_row
+
+DOMAIN = "orders"
+Claim = dict[str, Any]
+
+STATUS = {"COMPLETED": "COMPLETED", "BUSINESS_RULE_FAILED": "FAILED", "MOVED_TO_TSQ": "IN_TROUBLESHOOTING_QUEUE",
+          "OPERATOR_CANCEL": "CANCELED", "OPERATOR_COMPLETE": "COMPLETED", "CANCELED": "CANCELED"}  # fmt: skip
+REPLY = {"COMPLETED": "SUCCESS", "FAILED": "FAILED", "CANCELED": "CANCELED"}
+
+
+@dataclass
+class Bus:
+    """The verbs of the schema on one connection. Commands have names here, `ids` tells their ids."""
+
+    conn: psycopg.Connection[Any]
+    ids: dict[str, UUID] = field(default_factory=dict)
+
+    def rows(self, statement: str, **values: Any) -> list[dict[str, Any]]:
+        with self.conn.cursor(row_factory=dict_row) as cursor:
+            cursor.execute(statement.encode(), values)
+            return cursor.fetchall() if cursor.description else []
+
+    def named(self, name: str) -> UUID:
+        return self.ids.setdefault(name, uuid4())
+
+    def command(self, name: str, **fields: Any) -> dict[str, Any]:
+        return {"command_id": str(self.named(name)), "domain": DOMAIN, "command_type": "Reserve", "payload": {}, **fields}
+
+    def send(self, *names: str, **fields: Any) -> None:
+        commands = [self.command(name, **fields) for name in names]
+        self.rows("SELECT commandbus.enqueue(%(commands)s)", commands=json.dumps(commands))
+
+    def claim(self, name: str, worker: int = 1, lease: str = "1 hour", max_attempts: int = 3) -> Claim:
+        """Claim this command alone; `lease` of 0 has run out by the next statement."""
+        values = {"domain": DOMAIN, "worker": worker, "lease": lease, "max_attempts": max_attempts}
+        statement = (
+            "SELECT * FROM commandbus.claim(%(domain)s, %(worker)s, %(limit)s, %(lease)s::interval, %(max_attempts)s, %(after)s)"
+        )
+        self.rows(statement, limit=0, after=0, **values)  # brings in the retries that are due
+        place = self.rows("SELECT seq FROM commandbus.queue WHERE command_id = %(id)s", id=self.named(name))
+        return self.rows(statement, limit=1, after=place[0]["seq"] - 1, **values)[0] | {"worker": worker}
+
+    def settle(
+        self,
+        claim: Claim,
+        event: str = "COMPLETED",
+        *,
+        delay: float | None = None,
+        advance: dict[str, Any] | None = None,
+        sends: tuple[dict[str, Any], ...] = (),
+        reply_to: str | None = None,
+    ) -> list[int]:
+        """Record an outcome; with `advance`, in place of a reply, what becomes of the process. Returns what was lost."""
+        failed = event in ("RETRY_SCHEDULED", "MOVED_TO_TSQ")
+        outcome = self._outcome(claim, event, claim["failures"] + failed, claim["failures"] + 1)
+        outcome |= {"seq": claim["seq"], "delay": delay, "reply_to": reply_to or claim["reply_to"]}
+        if not (reply_to or claim["reply_to"]) or advance is not None:
+            outcome["reply_outcome"] = None
+        advances = [{"seq": claim["seq"], "process_id": str(claim["process_id"]), "state": {}} | advance] if advance else []
+        return self.rows(
+            "SELECT commandbus.settle(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s, %(outcomes)s, %(advances)s, %(sends)s)",
+            domain=DOMAIN, worker=claim["worker"], seqs=[claim["seq"]], epochs=[claim["epoch"]],
+            outcomes=json.dumps([outcome]), advances=json.dumps(advances),
+            sends=json.dumps([{"seq": claim["seq"], **send} for send in sends]),
+        )[0]["settle"]  # fmt: skip
+
+    def _outcome(self, row: dict[str, Any], event: str, failures: int, attempts: int) -> dict[str, Any]:
+        status = STATUS.get(event)
+        failed = event in ("RETRY_SCHEDULED", "MOVED_TO_TSQ", "BUSINESS_RULE_FAILED")
+        process = self.rows("SELECT process_id FROM commandbus.command WHERE command_id = %(id)s", id=row["command_id"])
+        return {
+            "command_id": str(row["command_id"]), "domain": DOMAIN, "command_type": row["command_type"], "event": event,
+            "status": status, "attempts": attempts, "epoch": row["epoch"], "failures": failures,
+            "past_failures": row["past_failures"], "lost_leases": row["lost_leases"], "max_attempts": row["max_attempts"],
+            "process_id": str(process[0]["process_id"]) if process[0]["process_id"] else None,
+            "reply_outcome": REPLY.get(status or ""),
+            "error_code": "NO_STOCK" if failed else None, "details": {"code": "NO_STOCK"} if failed else None,
+        }  # fmt: skip
+
+    def fail(self, name: str, *, delay: float = 0, max_attempts: int = 3) -> None:
+        """One attempt that fails: retried after `delay` seconds, or parked when it was the last."""
+        claim = self.claim(name, max_attempts=max_attempts)
+        if claim["failures"] + 1 >= claim["max_attempts"]:
+            self.settle(claim, "MOVED_TO_TSQ")
+        else:
+            self.settle(claim, "RETRY_SCHEDULED", delay=delay)
+
+    def park(self, name: str) -> None:
+        self.settle(self.claim(name), "MOVED_TO_TSQ")
+
+    def renew(self, claim: Claim, lease: str) -> None:
+        self.rows("SELECT commandbus.renew(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s, %(lease)s::interval, true)",
+                  domain=DOMAIN, worker=claim["worker"], seqs=[claim["seq"]], epochs=[claim["epoch"]], lease=lease)  # fmt: skip
+
+    def release(self, claim: Claim) -> None:
+        self.rows("SELECT commandbus.release(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s)",
+                  domain=DOMAIN, worker=claim["worker"], seqs=[claim["seq"]], epochs=[claim["epoch"]])  # fmt: skip
+
+    def sweep(self) -> None:
+        self.rows("SELECT commandbus.sweep(%(domain)s, NULL)", domain=DOMAIN)
+
+    def operate(self, name: str, event: str) -> None:
+        """What an operator does to a parked command, or, with CANCELED, anyone to one not yet claimed."""
+        table = {"CANCELED": "queue"}.get(event, "troubleshooting")
+        with self.conn.transaction():
+            row = self.rows(f"DELETE FROM commandbus.{table} WHERE command_id = %(id)s RETURNING *", id=self.named(name))[0]  # noqa: S608
+            if event == "OPERATOR_RETRY":
+                again = {key: str(row[key]) for key in ("command_id", "domain", "command_type", "epoch")}
+                again |= {"past_failures": row["past_failures"] + row["failures"], "max_attempts": row["max_attempts"]}
+                self.rows("SELECT commandbus.requeue(%(commands)s)", commands=json.dumps([again]))
+            else:
+                outcome = self._outcome(row, event, row["failures"], row["failures"]) | {"reply_outcome": None}
+                self.rows("SELECT commandbus.record_outcomes(NULL, %(outcomes)s)", outcomes=json.dumps([outcome]))
+
+    def start(self, process: str, batch_id: UUID | None = None) -> None:
+        """Start a process at its step `one`; its commands are called `<process>.<step>`."""
+        row = {"process_id": str(self.named(process)), "domain": DOMAIN, "process_type": "Order", "state": {},
+               "status": "WAITING_FOR_REPLY", "current_step": "one", "visits": {"one": 1},
+               "command_id": str(self.named(f"{process}.one")), "batch_id": str(batch_id) if batch_id else None}  # fmt: skip
+        self.rows("SELECT commandbus.start_processes(%(processes)s, %(commands)s)",
+                  processes=json.dumps([row]), commands=json.dumps([self.step(process, "one")]))  # fmt: skip
+
+    def step(self, process: str, step: str, undoes: str | None = None) -> dict[str, Any]:
+        compensates = str(self.named(f"{process}.{undoes}")) if undoes else None
+        fields = {"process_id": str(self.named(process)), "step": step, "visit": 1, "compensates": compensates}
+        return self.command(f"{process}.{step}", **fields)
+
+    def advance(
+        self, process: str, done: str, then: str | None = None, *, event: str = "COMPLETED", undoes: str | None = None,
+        status: str | None = None,
+    ) -> None:  # fmt: skip
+        """Settle the step `done`, and go on with `then`, or end with `status`."""
+        row: dict[str, Any] = {"status": status, "current_step": then or done, "visits": {}, "ended": then is None}
+        sends: tuple[dict[str, Any], ...] = ()
+        if then:
+            row |= {"status": "COMPENSATING" if undoes else "WAITING_FOR_REPLY"}
+            row |= {"command_id": str(self.named(f"{process}.{then}"))}
+            if undoes:
+                row |= {"undo": [], "undone_status": "CANCELED"}
+            sends = (self.step(process, then, undoes),)
+        self.settle(self.claim(f"{process}.{done}"), event, advance=row, sends=sends)
+
+    def batch(self, name: str, total: int, batch_type: str = "COMMAND") -> UUID:
+        self.rows(
+            "INSERT INTO commandbus.batch (batch_id, domain, total_count, batch_type, created_at)"
+            " VALUES (%(id)s, %(domain)s, %(total)s, %(type)s, commandbus.now())",
+            id=self.named(name), domain=DOMAIN, total=total, type=batch_type,
+        )  # fmt: skip
+        return self.named(name)
+
+    def refresh(self, name: str) -> None:
+        self.rows("SELECT commandbus.sp_refresh_batch_stats(%(domain)s, %(id)s)", domain=DOMAIN, id=self.named(name))
+
+
+def write_history(bus: Bus) -> None:
+    """Leave one command, process or batch in each state that there is, and behind it each path to it."""
+    _commands(bus)
+    _operators(bus)
+    _processes(bus)
+    _batches(bus)
+
+
+def _commands(bus: Bus) -> None:
+    bus.send("done", "refused", reply_to="shop")
+    bus.send("retried", "waiting", "leased", "scheduled", "taken over", "swept", "released", "extended", "canceled", "failing")
+    bus.settle(bus.claim("done"))
+    bus.settle(bus.claim("refused"), "BUSINESS_RULE_FAILED")
+    bus.fail("retried")
+    bus.settle(bus.claim("retried", worker=2))
+    bus.claim("leased")
+    bus.fail("scheduled", delay=3600)
+    zombie = bus.claim("taken over", lease="0")
+    bus.settle(bus.claim("taken over", worker=2))
+    bus.settle(zombie)
+    bus.claim("swept", lease="0", max_attempts=1)
+    bus.sweep()
+    bus.release(bus.claim("released"))
+    extended = bus.claim("extended")
+    bus.renew(extended, "2 hours")
+    bus.settle(extended)
+    bus.operate("canceled", "CANCELED")
+    bus.fail("failing")
+    bus.fail("failing")
+    bus.fail("failing")
+
+
+def _operators(bus: Bus) -> None:
+    bus.send("parked", "given up", "helped", "second life")
+    for name in ("parked", "given up", "helped", "second life"):
+        bus.park(name)
+    bus.operate("given up", "OPERATOR_CANCEL")
+    bus.operate("helped", "OPERATOR_COMPLETE")
+    bus.operate("second life", "OPERATOR_RETRY")
+    bus.claim("second life", lease="0")
+    bus.fail("second life")
+    bus.settle(bus.claim("second life"))
+
+
+def _processes(bus: Bus) -> None:
+    for process in ("whole", "under way", "answered", "stuck", "undoing", "undone", "broken"):
+        bus.start(process)
+    for process in ("whole", "under way", "undoing", "undone"):
+        bus.advance(process, "one", "two")
+    for process in ("whole", "undoing", "undone"):
+        bus.advance(process, "two", "three")
+    bus.advance("whole", "three", status="COMPLETED")
+    bus.settle(bus.claim("answered.one"), reply_to="process:Order")
+    bus.park("stuck.one")
+    for process in ("undoing", "undone"):
+        bus.advance(process, "three", "undo two", event="BUSINESS_RULE_FAILED", undoes="two")
+        bus.advance(process, "undo two", "undo one", undoes="one")
+    bus.advance("undone", "undo one", status="CANCELED")
+    bus.advance("broken", "one", status="FAILED")
+
+
+def _batches(bus: Bus) -> None:
+    for name, total in (("ended batch", 2), ("open batch", 2)):
+        batch = str(bus.batch(name, total))
+        bus.send(f"{name} 1", f"{name} 2", batch_id=batch)
+        bus.settle(bus.claim(f"{name} 1"))
+    bus.settle(bus.claim("ended batch 2"), "BUSINESS_RULE_FAILED")
+    processes = bus.batch("process batch", 2, "PROCESS")
+    for member in ("member 1", "member 2"):
+        bus.start(member, processes)
+        bus.advance(member, "one", status="COMPLETED")
+    for name in ("ended batch", "open batch", "process batch"):
+        bus.refresh(name)
