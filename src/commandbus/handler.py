@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool
 
 from commandbus.errors import HandlerAlreadyRegisteredError, HandlerNotFoundError
 from commandbus.models import Command
@@ -23,6 +24,10 @@ _DECLARATION = "__commandbus_handles__"
 
 class Lease(Protocol):
     """What a running command can do with its own lease; the worker provides it."""
+
+    @property
+    def pool(self) -> AsyncConnectionPool[Any]:
+        """The worker's pool."""
 
     async def extend(self, context: "HandlerContext", seconds: float) -> None:
         """Prolong it to `seconds` from now."""
@@ -57,6 +62,11 @@ class HandlerContext:
     step: str | None = None
     visit: int = 1
     details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def pool(self) -> AsyncConnectionPool[Any]:
+        """The pool of the worker, for what the handler reads or writes by itself."""
+        return self.lease.pool
 
     async def extend_visibility(self, seconds: float) -> None:
         """Prolong the lease to `seconds` from now. Raises LeaseLostError when it is no longer this worker's."""
