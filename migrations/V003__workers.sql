@@ -11,7 +11,7 @@ CREATE TABLE commandbus.worker (
     concurrency   integer     NOT NULL,
     started_at    timestamptz NOT NULL,
     heartbeat_at  timestamptz NOT NULL,
-    alive_until   timestamptz NOT NULL,      -- three missed heartbeats from heartbeat_at
+    alive_until   timestamptz NOT NULL,      -- ten missed heartbeats from heartbeat_at
     stopped_at    timestamptz,
     claimed       bigint      NOT NULL DEFAULT 0,
     completed     bigint      NOT NULL DEFAULT 0,

@@ -197,7 +197,8 @@ SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off
 AS $$
 DECLARE
-    v_now timestamptz := commandbus.now();
+    v_now   timestamptz := commandbus.now();
+    v_woken integer;
 BEGIN
     WITH o AS MATERIALIZED (
         SELECT * FROM json_to_recordset(p_outcomes) AS x (
@@ -232,9 +233,13 @@ BEGIN
         SELECT reply_to, command_id, correlation_id, process_id, reply_outcome, result,
                error_code, error_message, v_now
           FROM o WHERE reply_outcome IS NOT NULL
+    ), audited AS (
+        INSERT INTO commandbus.event (command_id, type, ts, epoch, worker_id, attempt, details)
+        SELECT command_id, event, v_now, epoch, p_worker, attempts, details FROM o
     )
-    INSERT INTO commandbus.event (command_id, type, ts, epoch, worker_id, attempt, details)
-    SELECT command_id, event, v_now, epoch, p_worker, attempts, details FROM o;
+    SELECT count(*) INTO v_woken      -- the routers of other applications' processes
+      FROM (SELECT DISTINCT p.domain FROM o JOIN commandbus.process p ON p.process_id = o.process_id
+             WHERE o.reply_outcome IS NOT NULL) d, pg_notify(commandbus.channel(d.domain), '');
 END
 $$;
 

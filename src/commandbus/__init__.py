@@ -1,1 +1,85 @@
-"""A command bus on PostgreSQL: commands, retries, replies, batches and process managers."""
+"""A command bus on PostgreSQL: commands, retries, a troubleshooting queue, replies, batches, audit, processes."""
+
+import sys
+from pathlib import Path
+
+from commandbus import _foreign
+
+_foreign.check(Path(__file__).parent, sys.path)
+
+from commandbus.app import App  # noqa: E402  only once no other package's modules can mix in
+from commandbus.bus import CommandBus  # noqa: E402
+from commandbus.errors import (  # noqa: E402
+    BatchNotFoundError,
+    BusinessRuleError,
+    CommandBusError,
+    CommandNotFoundError,
+    DuplicateCommandError,
+    HandlerAlreadyRegisteredError,
+    HandlerNotFoundError,
+    InvalidOperationError,
+    InvalidPayloadError,
+    LeaseLostError,
+    PermanentCommandError,
+    PoolTooSmallError,
+    ProcessNotFoundError,
+    SchemaError,
+    TransientCommandError,
+)
+from commandbus.handler import HandlerContext, HandlerRegistry, Middleware, handler  # noqa: E402
+from commandbus.migrate import migrate  # noqa: E402
+from commandbus.models import (  # noqa: E402
+    AuditEvent,
+    BatchCommand,
+    BatchMetadata,
+    BatchStatus,
+    BatchType,
+    Command,
+    CommandMetadata,
+    CommandStatus,
+    Reply,
+    ReplyOutcome,
+    SendRequest,
+)
+from commandbus.policies import RetryPolicy  # noqa: E402
+from commandbus.troubleshooting import TroubleshootingQueue  # noqa: E402
+from commandbus.worker import Worker  # noqa: E402
+
+__all__ = [
+    "App",
+    "AuditEvent",
+    "BatchCommand",
+    "BatchMetadata",
+    "BatchNotFoundError",
+    "BatchStatus",
+    "BatchType",
+    "BusinessRuleError",
+    "Command",
+    "CommandBus",
+    "CommandBusError",
+    "CommandMetadata",
+    "CommandNotFoundError",
+    "CommandStatus",
+    "DuplicateCommandError",
+    "HandlerAlreadyRegisteredError",
+    "HandlerContext",
+    "HandlerNotFoundError",
+    "HandlerRegistry",
+    "InvalidOperationError",
+    "InvalidPayloadError",
+    "LeaseLostError",
+    "Middleware",
+    "PermanentCommandError",
+    "PoolTooSmallError",
+    "ProcessNotFoundError",
+    "Reply",
+    "ReplyOutcome",
+    "RetryPolicy",
+    "SchemaError",
+    "SendRequest",
+    "TransientCommandError",
+    "TroubleshootingQueue",
+    "Worker",
+    "handler",
+    "migrate",
+]

@@ -1,0 +1,37 @@
+"""Statements on commandbus.batch."""
+
+from typing import Any
+
+from commandbus._core.command_sql import load_json
+from commandbus.models import BatchMetadata, BatchStatus, BatchType
+
+
+class BatchSQL:
+    """Counts are computed when a batch is read: REFRESH, then GET."""
+
+    CREATE = """
+        INSERT INTO commandbus.batch (batch_id, domain, batch_type, name, custom_data, status, total_count,
+                                      created_at, completed_at)
+        SELECT %(batch_id)s, %(domain)s, %(batch_type)s, %(name)s, %(custom_data)s::json,
+               CASE WHEN %(total_count)s = 0 THEN 'COMPLETED' ELSE 'PENDING' END, %(total_count)s,
+               t.now, CASE WHEN %(total_count)s = 0 THEN t.now END
+          FROM (SELECT commandbus.now()) AS t (now)"""
+
+    REFRESH = "SELECT commandbus.sp_refresh_batch_stats(%(domain)s, %(batch_id)s)"
+
+    GET = """
+        SELECT domain, batch_id, batch_type, name, custom_data::text, status, total_count, completed_count,
+               failed_count, canceled_count, in_troubleshooting_count, created_at, started_at, completed_at
+          FROM commandbus.batch WHERE domain = %(domain)s AND batch_id = %(batch_id)s"""
+
+
+class BatchParsers:
+    """Rows as values."""
+
+    @staticmethod
+    def from_row(row: tuple[Any, ...]) -> BatchMetadata:
+        """Parse a row of GET."""
+        domain, batch_id, batch_type, name, custom_data, status, *rest = row
+        return BatchMetadata(
+            domain, batch_id, BatchType(batch_type), name, load_json(custom_data), BatchStatus(status), *rest
+        )

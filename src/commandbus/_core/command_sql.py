@@ -1,0 +1,91 @@
+"""Statements on commandbus.command and what belongs to it."""
+
+from typing import Any
+from uuid import UUID
+
+from orjson import Fragment
+
+from commandbus.models import AuditEvent, CommandMetadata, CommandStatus, SendRequest
+from commandbus.payload import load_payload
+from commandbus.process.decide import PlannedCommand
+
+
+class CommandSQL:
+    """Each statement with its name; commandbus.enqueue is the only way in."""
+
+    # One round trip for any number of new commands, each with its queue row and its SENT event.
+    ENQUEUE = "SELECT commandbus.enqueue(%(commands)s::json)"
+
+    # Which of these ids are stored, and with what data: tells a duplicate's story.
+    STORED = "SELECT command_id, payload::text FROM commandbus.command WHERE command_id = ANY(%(command_ids)s)"
+
+    GET = """
+        SELECT command_id, domain, command_type, status, payload::text, attempts, max_attempts, lost_leases,
+               correlation_id, reply_to, batch_id, process_id, step, result::text, error_code, error_message,
+               worker_id, lease_until, due_at, created_at, updated_at, completed_at
+          FROM commandbus.command_state WHERE command_id = %(command_id)s"""
+
+    AUDIT_TRAIL = """
+        SELECT event_id, command_id, type, ts, epoch, worker_id, attempt, max_attempts, lease_until, details::text
+          FROM commandbus.event WHERE command_id = %(command_id)s ORDER BY event_id"""
+
+
+class CommandParsers:
+    """Rows of the statements above as values."""
+
+    @staticmethod
+    def metadata(row: tuple[Any, ...]) -> CommandMetadata:
+        """Parse a row of GET."""
+        head, data, middle, result, tail = row[:4], row[4], row[5:13], row[13], row[14:]
+        return CommandMetadata(
+            *head[:3], CommandStatus(head[3]), load_payload(data), *middle, load_json(result), *tail
+        )
+
+    @staticmethod
+    def event(row: tuple[Any, ...]) -> AuditEvent:
+        """Parse a row of AUDIT_TRAIL."""
+        return AuditEvent(*row[:9], details=load_json(row[9]) or {})
+
+
+def load_json(text: str | None) -> Any:
+    """Parse a nullable json column that was read as text."""
+    return None if text is None else load_payload(text)
+
+
+
+
+class CommandParams:
+    """The rows that commandbus.enqueue takes."""
+
+    @staticmethod
+    def new(request: SendRequest, payload: str) -> dict[str, Any]:
+        """A command as it is sent; `payload` is its checked data as JSON text."""
+        row: dict[str, Any] = {
+            "command_id": request.command_id,
+            "domain": request.domain,
+            "command_type": request.command_type,
+            "payload": Fragment(payload),
+        }
+        if request.correlation_id is not None:
+            row["correlation_id"] = request.correlation_id
+        if request.reply_to is not None:
+            row["reply_to"] = request.reply_to
+        if request.max_attempts is not None:
+            row["max_attempts"] = request.max_attempts
+        return row
+
+    @staticmethod
+    def planned(process_id: UUID, command: PlannedCommand) -> dict[str, Any]:
+        """A process's next command."""
+        return {
+            "command_id": command.command_id,
+            "domain": command.domain,
+            "command_type": command.command_type,
+            "payload": Fragment(command.payload),
+            "max_attempts": command.max_attempts,
+            "correlation_id": process_id,
+            "process_id": process_id,
+            "step": command.step,
+            "visit": command.visit,
+            "compensates": command.compensates,
+        }

@@ -1,0 +1,36 @@
+"""Who owns a transaction: the caller who gave a connection, else this call."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg_pool import AsyncConnectionPool
+
+Connection = AsyncConnection[Any]
+Pool = AsyncConnectionPool[Any]
+
+
+@asynccontextmanager
+async def transaction(pool: Pool | None, conn: Connection | None) -> AsyncIterator[Connection]:
+    """Give a connection inside a transaction: a savepoint in the caller's `conn`, else one of the pool's of its own.
+
+    With the caller's connection an error undoes only what was done here, and the caller decides about the rest.
+    """
+    if conn is not None:
+        async with conn.transaction():
+            yield conn
+        return
+    if pool is None:
+        raise TypeError("neither a pool nor a connection was given: pass conn=, or make the object with a pool")
+    async with pool.connection() as own, own.transaction():
+        yield own
+
+
+def mask_password(conninfo: str) -> str:
+    """Return the connection string without its password, for messages."""
+    parts = conninfo_to_dict(conninfo)
+    if "password" in parts:
+        parts["password"] = "***"
+    return make_conninfo("", **parts)

@@ -1,0 +1,173 @@
+"""Statements on commandbus.process."""
+
+from typing import Any, ClassVar
+from uuid import UUID
+
+import orjson
+from orjson import Fragment
+
+from commandbus.payload import load_payload
+from commandbus.process.decide import Decision, Undo
+from commandbus.process.models import ProcessAuditEntry, ProcessMetadata, ProcessStatus
+
+
+class ProcessSQL:
+    """Every statement on processes; advances go through commandbus.advance_processes."""
+
+    SELECT_COLUMNS = """process_id, domain, process_type, status, current_step, state::text, batch_id, ordinal,
+           error_code, error_message, created_at, updated_at, completed_at"""
+
+    # New processes with their first commands, in one round trip.
+    START = "SELECT commandbus.start_processes(%(processes)s::json, %(commands)s::json)"
+
+    # One process as it is, without a command: for a process that is kept by other means than start.
+    SAVE = """
+        INSERT INTO commandbus.process (process_id, domain, process_type, status, current_step, state, batch_id,
+                                        ordinal, error_code, error_message, created_at, updated_at, completed_at)
+        VALUES (%(process_id)s, %(domain)s, %(process_type)s, %(status)s, %(current_step)s, %(state)s::json,
+                %(batch_id)s, %(ordinal)s, %(error_code)s, %(error_message)s,
+                coalesce(%(created_at)s, commandbus.now()), coalesce(%(updated_at)s, commandbus.now()),
+                %(completed_at)s)"""
+
+    GET = """
+        SELECT process_id, domain, process_type, status, current_step, state::text, batch_id, ordinal,
+               error_code, error_message, created_at, updated_at, completed_at
+          FROM commandbus.process WHERE process_id = %(process_id)s"""
+
+    OF_BATCH = """
+        SELECT process_id, domain, process_type, status, current_step, state::text, batch_id, ordinal,
+               error_code, error_message, created_at, updated_at, completed_at
+          FROM commandbus.process
+         WHERE batch_id = %(batch_id)s AND (%(status)s::text IS NULL OR status = %(status)s)
+         ORDER BY ordinal, process_id LIMIT %(limit)s OFFSET %(offset)s"""
+
+    ADVANCE = "SELECT commandbus.advance_processes(%(advances)s::json)"
+
+    # The completed forward steps of processes that begin to compensate, in the order in which they ended.
+    COMPLETED_STEPS = """
+        SELECT process_id, command_id, step FROM commandbus.command
+         WHERE process_id = ANY(%(process_ids)s) AND status = 'COMPLETED' AND compensates IS NULL
+         ORDER BY process_id, completed_at, created_at"""
+
+    # The next replies for these managers, locked until they are applied, each with its process and its command.
+    TAKE_REPLIES = """
+        SELECT r.reply_id, r.command_id, r.outcome, r.result::text, r.error_code, r.error_message,
+               p.process_id, p.process_type, p.status, p.state::text, p.command_id = r.command_id, p.batch_id,
+               p.ordinal, p.visits::text, p.undo::text, p.undone_status, c.step, c.compensates, p.domain
+          FROM commandbus.reply r
+          JOIN commandbus.process p ON p.process_id = r.process_id
+          JOIN commandbus.command c ON c.command_id = r.command_id
+         WHERE r.reply_to = ANY(%(addresses)s)
+         ORDER BY r.reply_id LIMIT %(limit)s FOR UPDATE OF r, p SKIP LOCKED"""
+
+    DELETE_REPLIES = "DELETE FROM commandbus.reply WHERE reply_id = ANY(%(reply_ids)s)"
+
+    # A process's trail: its commands in order, each with the facts of its audit events.
+    AUDIT_TRAIL = """
+        SELECT c.process_id, c.step, c.command_id, c.command_type, c.visit, c.compensates, s.status, s.attempts,
+               c.payload::text, s.result::text, s.error_code, s.error_message,
+               c.created_at, f.first_received_at, c.completed_at
+          FROM commandbus.command c
+          JOIN commandbus.command_state s ON s.command_id = c.command_id
+          LEFT JOIN LATERAL (SELECT min(e.ts) AS first_received_at FROM commandbus.event e
+                              WHERE e.command_id = c.command_id AND e.type = 'RECEIVED') f ON true
+         WHERE c.process_id = %(process_id)s
+         ORDER BY c.created_at, c.command_id"""
+
+
+class ProcessParams:
+    """Parameters of the statements above."""
+
+    @staticmethod
+    def save(process: ProcessMetadata) -> dict[str, Any]:
+        """Give what SAVE stores."""
+        return {
+            "process_id": process.process_id,
+            "domain": process.domain,
+            "process_type": process.process_type,
+            "status": str(process.status),
+            "current_step": process.current_step,
+            "state": orjson.dumps(process.state).decode(),
+            "batch_id": process.batch_id,
+            "ordinal": process.ordinal,
+            "error_code": process.error_code,
+            "error_message": process.error_message,
+            "created_at": process.created_at,
+            "updated_at": process.updated_at,
+            "completed_at": process.completed_at,
+        }
+
+    @staticmethod
+    def start(process: ProcessMetadata, decision: Decision) -> dict[str, Any]:
+        """Give the row of a new process for START."""
+        return {
+            "process_id": process.process_id,
+            "domain": process.domain,
+            "process_type": process.process_type,
+            "batch_id": process.batch_id,
+            "ordinal": process.ordinal,
+            **ProcessParams._decided(decision),
+        }
+
+    @staticmethod
+    def advance(process_id: UUID, decision: Decision) -> dict[str, Any]:
+        """Give the row that ADVANCE and settle take."""
+        return {"process_id": process_id, **ProcessParams._decided(decision)}
+
+    @staticmethod
+    def _decided(decision: Decision) -> dict[str, Any]:
+        row: dict[str, Any] = {
+            "status": decision.status,
+            "current_step": decision.current_step,
+            "state": Fragment(decision.state),
+            "visits": decision.visits,
+        }
+        if decision.send is not None:
+            row["command_id"] = decision.send.command_id
+        if decision.status.is_terminal:
+            row["ended"] = True
+        if decision.undone_status is not None:
+            row["undone_status"] = decision.undone_status
+            row["undo"] = [{"step": u.step, "compensates": u.compensates} for u in decision.undo]
+        if decision.error_code is not None:
+            row["error_code"] = decision.error_code
+            row["error_message"] = decision.error_message
+        return row
+
+
+class ProcessParsers:
+    """Rows as values."""
+
+    STATE: ClassVar[int] = 5
+
+    @staticmethod
+    def from_row(row: tuple[Any, ...]) -> ProcessMetadata:
+        """Parse a row of SELECT_COLUMNS."""
+        state = row[ProcessParsers.STATE]
+        return ProcessMetadata(
+            process_id=row[0],
+            domain=row[1],
+            process_type=row[2],
+            status=ProcessStatus(row[3]),
+            current_step=row[4],
+            state=state if isinstance(state, dict) else load_payload(state),
+            batch_id=row[6],
+            ordinal=row[7],
+            error_code=row[8],
+            error_message=row[9],
+            created_at=row[10],
+            updated_at=row[11],
+            completed_at=row[12],
+        )
+
+    @staticmethod
+    def undo(text: str | None) -> list[Undo]:
+        """Parse what is still to be undone."""
+        return [Undo(u["step"], UUID(u["compensates"])) for u in orjson.loads(text)] if text else []
+
+    @staticmethod
+    def audit_entry(row: tuple[Any, ...]) -> ProcessAuditEntry:
+        """Parse a row of AUDIT_TRAIL."""
+        data = load_payload(row[8])
+        result = None if row[9] is None else load_payload(row[9])
+        return ProcessAuditEntry(*row[:8], data, result, *row[10:])

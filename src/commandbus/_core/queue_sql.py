@@ -1,0 +1,78 @@
+"""The worker's statements: claim, renew, release, settle, sweep."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+
+@dataclass(slots=True)
+class Claimed:
+    """A claimed command with its process, as commandbus.claim returns it; JSON is still text."""
+
+    seq: int
+    epoch: int
+    failures: int
+    past_failures: int
+    lost_leases: int
+    max_attempts: int
+    lease_until: datetime
+    command_id: UUID
+    command_type: str
+    payload: str
+    correlation_id: UUID | None
+    reply_to: str | None
+    batch_id: UUID | None
+    ordinal: int | None
+    created_at: datetime
+    process_id: UUID | None
+    step: str | None
+    visit: int | None
+    compensates: UUID | None
+    process_type: str | None
+    process_status: str | None
+    state: str | None
+    process_batch_id: UUID | None
+    process_ordinal: int | None
+    visits: str | None
+    undo: str | None
+    undone_status: str | None
+
+
+class QueueSQL:
+    """Each is one function of the schema: see its comment there."""
+
+    CLAIM = """
+        SELECT * FROM commandbus.claim(%(domain)s, %(worker)s, %(limit)s, %(lease)s, %(max_attempts)s, %(after)s)"""
+    RENEW = "SELECT seq, lease_until FROM commandbus.renew(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s, %(lease)s, %(audited)s)"
+    RELEASE = "SELECT commandbus.release(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s)"
+    LOCK_CLAIMS = "SELECT commandbus.lock_claims(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s)"
+    SETTLE = """
+        SELECT commandbus.settle(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s,
+                                 %(outcomes)s::json, %(advances)s::json, %(sends)s::json)"""
+    SWEEP = "SELECT commandbus.sweep(%(domain)s, %(upto)s)"
+
+    # When the next retry of a domain is due, as seconds from now on the bus's clock.
+    NEXT_DUE = """
+        SELECT extract(epoch FROM min(due_at) - commandbus.now())::float8
+          FROM commandbus.scheduled WHERE domain = %(domain)s"""
+
+
+class QueueParams:
+    """Parameters of the statements above."""
+
+    @staticmethod
+    def claims(domain: str, worker_id: int, claims: Sequence[Claimed]) -> dict[str, Any]:
+        """Name claims by their seq and the epoch that fences them."""
+        return {
+            "domain": domain,
+            "worker": worker_id,
+            "seqs": [c.seq for c in claims],
+            "epochs": [c.epoch for c in claims],
+        }
+
+    @staticmethod
+    def lease(seconds: float) -> timedelta:
+        """Give a lease's length in the type of the parameter."""
+        return timedelta(seconds=seconds)

@@ -1,0 +1,201 @@
+"""The command bus: send commands, one or many, and read what became of them."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, TypeVar
+from uuid import UUID
+
+import psycopg
+from uuid_utils.compat import uuid7
+
+from commandbus._core.command_sql import CommandParams
+from commandbus._core.connection import Connection, Pool, transaction
+from commandbus.errors import BatchNotFoundError, CommandNotFoundError, DuplicateCommandError
+from commandbus.models import (
+    AuditEvent,
+    BatchCommand,
+    BatchMetadata,
+    BatchType,
+    CommandMetadata,
+    SendRequest,
+)
+from commandbus.payload import MAX_BYTES, check_name, dump_payload, load_payload
+from commandbus.repositories import batches, commands
+
+CHUNK = 1_000
+_Item = TypeVar("_Item")
+
+
+class CommandBus:
+    """Sends commands and answers questions about them; `max_payload` is the limit of a payload's JSON in bytes."""
+
+    def __init__(self, pool: Pool, *, max_payload: int = MAX_BYTES) -> None:
+        self._pool = pool
+        self._max_payload = max_payload
+
+    async def send(
+        self,
+        *,
+        domain: str,
+        command_type: str,
+        command_id: UUID,
+        data: dict[str, Any],
+        correlation_id: UUID | None = None,
+        reply_to: str | None = None,
+        max_attempts: int | None = None,
+        conn: Connection | None = None,
+    ) -> UUID:
+        """Store a command for any worker of `domain`; returns its id.
+
+        With `conn` it is part of the caller's open transaction. `max_attempts` overrides the workers' retry policy.
+        Raises InvalidPayloadError, InvalidNameError, or DuplicateCommandError for an id that is stored; then nothing
+        has changed, and the caller's transaction can go on.
+        """
+        request = SendRequest(domain, command_type, command_id, data, correlation_id, reply_to, max_attempts)
+        row = self._row(request)
+        try:
+            async with transaction(self._pool, conn) as own:
+                await commands.enqueue(own, [row])
+        except psycopg.errors.UniqueViolation:
+            await self._raise_duplicate([request], conn)
+            raise
+        return command_id
+
+    async def send_batch(self, requests: Iterable[SendRequest], *, chunk_size: int = CHUNK) -> int:
+        """Store many commands, each chunk of `chunk_size` in a transaction of its own; returns how many.
+
+        Raises DuplicateCommandError for the first id that is stored already; the chunks before it stay.
+        """
+        count = 0
+        for chunk in _chunks(requests, chunk_size):
+            async with transaction(self._pool, None) as own:
+                await self._enqueue(chunk, [self._row(r) for r in chunk], own)
+            count += len(chunk)
+        return count
+
+    async def create_batch(
+        self,
+        domain: str,
+        batch_commands: Sequence[BatchCommand],
+        *,
+        name: str | None = None,
+        custom_data: dict[str, Any] | None = None,
+        conn: Connection | None = None,
+    ) -> UUID:
+        """Store a batch with all its commands in one transaction, all or nothing; returns the batch's id."""
+        batch_id = uuid7()
+        values = self._batch(batch_id, domain, BatchType.COMMAND, len(batch_commands), name, custom_data)
+        async with transaction(self._pool, conn) as own:
+            await batches.create(own, values)
+            ordinal = 0
+            for chunk in _chunks(batch_commands, CHUNK):
+                requests = [_request(domain, command) for command in chunk]
+                rows = [self._row(r) | {"batch_id": batch_id, "ordinal": ordinal + i} for i, r in enumerate(requests)]
+                await self._enqueue(requests, rows, own)
+                ordinal += len(chunk)
+        return batch_id
+
+    async def create_process_batch(
+        self,
+        domain: str,
+        total_count: int,
+        *,
+        name: str | None = None,
+        custom_data: dict[str, Any] | None = None,
+        conn: Connection | None = None,
+    ) -> UUID:
+        """Store a batch for `total_count` processes, to be started with its id; returns the id."""
+        batch_id = uuid7()
+        values = self._batch(batch_id, domain, BatchType.PROCESS, total_count, name, custom_data)
+        async with transaction(self._pool, conn) as own:
+            await batches.create(own, values)
+        return batch_id
+
+    async def get_command(self, command_id: UUID, *, conn: Connection | None = None) -> CommandMetadata:
+        """Return one command as it stands. Raises CommandNotFoundError."""
+        async with transaction(self._pool, conn) as own:
+            command = await commands.get(own, command_id)
+        if command is None:
+            raise CommandNotFoundError(command_id)
+        return command
+
+    async def get_batch(self, domain: str, batch_id: UUID, *, conn: Connection | None = None) -> BatchMetadata:
+        """Recount one batch and return it. Raises BatchNotFoundError."""
+        async with transaction(self._pool, conn) as own:
+            batch = await batches.get(own, domain, batch_id)
+        if batch is None:
+            raise BatchNotFoundError(domain, batch_id)
+        return batch
+
+    async def get_audit_trail(self, command_id: UUID, *, conn: Connection | None = None) -> list[AuditEvent]:
+        """Return a command's audit trail, oldest event first; empty when there is no such command."""
+        async with transaction(self._pool, conn) as own:
+            return await commands.audit_trail(own, command_id)
+
+    def _row(self, request: SendRequest) -> dict[str, Any]:
+        check_name(request.domain, "domain")
+        check_name(request.command_type, "command type")
+        if request.max_attempts is not None and request.max_attempts < 1:
+            raise ValueError(f"max_attempts must be at least 1, not {request.max_attempts}")
+        return CommandParams.new(request, dump_payload(request.data, limit=self._max_payload))
+
+    def _batch(
+        self,
+        batch_id: UUID,
+        domain: str,
+        batch_type: BatchType,
+        total_count: int,
+        name: str | None,
+        custom_data: dict[str, Any] | None,
+    ) -> dict[str, Any]:
+        if total_count < 0:
+            raise ValueError(f"total_count must be at least 0, not {total_count}")
+        limit = self._max_payload
+        return {
+            "batch_id": batch_id,
+            "domain": check_name(domain, "domain"),
+            "batch_type": str(batch_type),
+            "name": name,
+            "custom_data": None if custom_data is None else dump_payload(custom_data, limit=limit, what="custom_data"),
+            "total_count": total_count,
+        }
+
+    async def _enqueue(self, requests: Sequence[SendRequest], rows: list[dict[str, Any]], conn: Connection) -> None:
+        try:
+            async with conn.transaction():
+                await commands.enqueue(conn, rows)
+        except psycopg.errors.UniqueViolation:
+            await self._raise_duplicate(requests, conn)
+            raise
+
+    async def _raise_duplicate(self, requests: Sequence[SendRequest], conn: Connection | None) -> None:
+        """Tell which of `requests` was refused, and whether the stored data is the same."""
+        seen: set[UUID] = set()
+        for request in requests:
+            if request.command_id in seen:
+                raise DuplicateCommandError(request.command_id)
+            seen.add(request.command_id)
+        async with transaction(self._pool, conn) as own:
+            stored = await commands.stored_payloads(own, [r.command_id for r in requests])
+        for request in requests:
+            if request.command_id in stored:
+                same = load_payload(stored[request.command_id]) == request.data
+                raise DuplicateCommandError(request.command_id, same) from None
+
+
+def _request(domain: str, command: BatchCommand) -> SendRequest:
+    return SendRequest(
+        domain,
+        command.command_type,
+        command.command_id,
+        command.data,
+        command.correlation_id,
+        command.reply_to,
+        command.max_attempts,
+    )
+
+
+def _chunks(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
+    source = iter(items)
+    while chunk := list(islice(source, size)):
+        yield chunk

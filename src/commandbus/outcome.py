@@ -1,0 +1,110 @@
+"""What became of one attempt, as a value: decided purely, carried out once by the settlement."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from commandbus.errors import BusinessRuleError, PermanentCommandError, TransientCommandError
+from commandbus.models import CommandStatus, ReplyOutcome
+from commandbus.payload import sanitise, sanitise_text
+from commandbus.policies import RetryPolicy
+
+TIMEOUT = "TIMEOUT"
+HANDLER_NOT_FOUND = "HANDLER_NOT_FOUND"
+UNHANDLED_EXCEPTION = "UNHANDLED_EXCEPTION"
+INVALID_RESULT = "INVALID_RESULT"
+
+
+@dataclass(slots=True)
+class Outcome:
+    """One attempt's end. `failures` are those recorded in this life, this one included; `delay` is in seconds."""
+
+    event: str
+    failures: int
+    attempts: int
+    status: CommandStatus | None = None
+    reply: ReplyOutcome | None = None
+    result: str | None = None
+    value: dict[str, Any] | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    delay: float | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def completed(result: object, failures: int, details: dict[str, Any], *, event: str = "COMPLETED") -> Outcome:
+    """The handler returned: COMPLETED, unless it returned something that is no dict."""
+    if result is not None and not isinstance(result, dict):
+        message = f"the handler returned a {type(result).__name__}; return a dict or None"
+        return _park(PermanentCommandError(INVALID_RESULT, message), failures, details)
+    safe = sanitise(result)
+    if safe.changed:
+        details["result_sanitised"] = True
+    return Outcome(
+        event=event,
+        failures=failures,
+        attempts=failures + 1,
+        status=CommandStatus.COMPLETED,
+        reply=ReplyOutcome.SUCCESS,
+        result=None if result is None else safe.json,
+        value=None if result is None else safe.value,
+        details=details,
+    )
+
+
+def failed(
+    error: BaseException, failures: int, max_attempts: int, policy: RetryPolicy, details: dict[str, Any]
+) -> Outcome:
+    """The handler raised: refused by a business rule, parked, or retried while attempts are left."""
+    if isinstance(error, BusinessRuleError):
+        return Outcome(
+            event="BUSINESS_RULE_FAILED",
+            failures=failures,
+            attempts=failures + 1,
+            status=CommandStatus.FAILED,
+            reply=ReplyOutcome.FAILED,
+            **_failure(error, details),
+        )
+    if isinstance(error, PermanentCommandError) or failures + 1 >= max_attempts:
+        return _park(error, failures, details)
+    return Outcome(
+        event="RETRY_SCHEDULED",
+        failures=failures + 1,
+        attempts=failures + 1,
+        delay=policy.delay(failures + 1),
+        **_failure(error, details),
+    )
+
+
+def handler_not_found(command_type: str, failures: int, *, live_elsewhere: bool, delay: float) -> Outcome:
+    """No handler here: given back with a delay while a live worker has one, else parked. No attempt is counted."""
+    message = f"no handler for {command_type!r} here, "
+    if live_elsewhere:
+        details = {"code": HANDLER_NOT_FOUND, "message": message + "but a live worker has one"}
+        return Outcome(event="RELEASED", failures=failures, attempts=failures, delay=delay, details=details)
+    error = PermanentCommandError(HANDLER_NOT_FOUND, message + "and no live worker has one: deploy it, then retry")
+    outcome = _park(error, failures, {})
+    outcome.failures = outcome.attempts = failures
+    return outcome
+
+
+def _park(error: BaseException, failures: int, details: dict[str, Any]) -> Outcome:
+    return Outcome(
+        event="MOVED_TO_TSQ",
+        failures=failures + 1,
+        attempts=failures + 1,
+        status=CommandStatus.IN_TROUBLESHOOTING_QUEUE,
+        **_failure(error, details),
+    )
+
+
+def _failure(error: BaseException, details: dict[str, Any]) -> dict[str, Any]:
+    """Spell a failure for the command's row and for the event's details."""
+    if isinstance(error, TransientCommandError | PermanentCommandError | BusinessRuleError):
+        code, message = sanitise_text(error.code, limit=200), sanitise_text(error.message, limit=10_000)
+        if error.details:
+            details = {**details, "data": sanitise(error.details, limit=65_536).value}
+    else:
+        code = UNHANDLED_EXCEPTION
+        message = sanitise_text(f"{type(error).__name__}: {sanitise_text(error)}", limit=10_000)
+    details = {**details, "code": code, "message": message, "type": type(error).__name__}
+    return {"error_code": code, "error_message": message, "details": details}

@@ -1,0 +1,108 @@
+"""From replies to rows: decide for many processes at once, run their hooks, and give what the bus stores.
+
+The settlement, the reply router and the operators' actions advance processes through here, each in a transaction in
+which it holds the live row of the process.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from uuid_utils.compat import uuid7
+
+from commandbus._core.command_sql import CommandParams
+from commandbus._core.connection import Connection
+from commandbus._core.process_sql import ProcessParams, ProcessSQL
+from commandbus.payload import load_payload
+from commandbus.process.decide import BeforeSend, Decision, Manager, Process, Undo, decide, hook_failed, needs_history
+from commandbus.process.models import ProcessMetadata, ProcessResponse
+
+
+@dataclass(slots=True)
+class Advance:
+    """One process with its reply, and what was decided."""
+
+    manager: Manager
+    process: Process
+    response: ProcessResponse
+    decision: Decision
+
+
+async def plan(conn: Connection, replies: Sequence[tuple[Manager, Process, ProcessResponse]]) -> list[Advance]:
+    """Decide what each process does after its reply; reads the history of those that begin to compensate."""
+    beginning = [p.process_id for _, p, response in replies if needs_history(p, response)]
+    history = await _completed_steps(conn, beginning) if beginning else {}
+    return [
+        Advance(m, p, r, decide(m, p, r, uuid7(), history.get(p.process_id, ()) if history else ()))
+        for m, p, r in replies
+    ]
+
+
+async def run_hooks(conn: Connection, advances: Sequence[Advance]) -> None:
+    """Run before_send_commands for what is about to be sent; a process whose hook raises becomes FAILED."""
+    by_manager: dict[int, list[Advance]] = {}
+    for advance in advances:
+        if advance.decision.send is not None and advance.manager.is_hooked:
+            by_manager.setdefault(id(advance.manager), []).append(advance)
+    for group in by_manager.values():
+        items = [_item(advance) for advance in group]
+        errors = await call_hook(group[0].manager, items, conn)
+        for advance, item in zip(group, items, strict=True):
+            if (error := errors.get(item.command_id)) is not None:
+                advance.decision = hook_failed(advance.decision, error)
+
+
+async def call_hook(manager: Manager, items: Sequence[BeforeSend], conn: Connection) -> dict[UUID, Exception]:
+    """Call the bulk hook under a savepoint; if it raises, once for each item. Returns the errors by command id."""
+    try:
+        async with conn.transaction():
+            await manager.before_send_commands(items, conn)
+    except psycopg.OperationalError:
+        raise  # the connection or the server, not the hook: the whole transaction is tried again
+    except Exception as error:
+        if len(items) == 1:
+            return {items[0].command_id: error}
+        errors: dict[UUID, Exception] = {}
+        for item in items:
+            errors.update(await call_hook(manager, [item], conn))
+        return errors
+    return {}
+
+
+def rows(advances: Sequence[Advance]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Give the rows for advance_processes and for enqueue."""
+    return (
+        [ProcessParams.advance(a.process.process_id, a.decision) for a in advances],
+        [CommandParams.planned(a.process.process_id, a.decision.send) for a in advances if a.decision.send],
+    )
+
+
+async def _completed_steps(conn: Connection, process_ids: list[UUID]) -> dict[UUID, list[Undo]]:
+    cursor = await conn.execute(ProcessSQL.COMPLETED_STEPS, {"process_ids": process_ids})
+    history: dict[UUID, list[Undo]] = {}
+    for process_id, command_id, step in await cursor.fetchall():
+        history.setdefault(process_id, []).append(Undo(step, command_id))
+    return history
+
+
+def _item(advance: Advance) -> BeforeSend:
+    process, decision, send = advance.process, advance.decision, advance.decision.send
+    if send is None:
+        raise ValueError("nothing is about to be sent")
+    return BeforeSend(
+        ProcessMetadata(
+            process_id=process.process_id,
+            domain=process.domain,
+            process_type=process.process_type,
+            status=decision.status,
+            current_step=decision.current_step,
+            state=load_payload(decision.state),
+            batch_id=process.batch_id,
+            ordinal=process.ordinal,
+        ),
+        send.step,
+        send.command_id,
+        send.data,
+    )

@@ -1,0 +1,160 @@
+"""The process manager: what its author writes, and how processes start."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from enum import StrEnum
+from itertools import islice
+from typing import Any, ClassVar
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from commandbus._core.command_sql import CommandParams
+from commandbus._core.connection import Connection, Pool, transaction
+from commandbus._core.process_sql import ProcessParams
+from commandbus.payload import load_payload
+from commandbus.process.advance import call_hook
+from commandbus.process.decide import BeforeSend, Decision, decide_start, hook_failed
+from commandbus.process.models import ProcessCommand, ProcessMetadata, ProcessResponse, load_state
+from commandbus.process.repository import ProcessRepository
+
+CHUNK = 1_000
+
+
+class BaseProcessManager(ABC):
+    """A multi-step process: subclass it, declare its steps, say what each sends and what follows.
+
+    The methods that decide (`create_initial_state` to `get_compensation_step`) are plain and free of side effects:
+    they are given all that they need, and may be asked again for the same reply.
+    """
+
+    process_type: ClassVar[str]
+    domain: ClassVar[str]
+    state_class: ClassVar[type[Any]]
+    step_class: ClassVar[type[StrEnum]]
+
+    def __init__(self, pool: Pool | None = None) -> None:
+        self._pool = pool
+
+    def create_initial_state(self, initial_data: dict[str, Any]) -> Any:
+        """Make the state of a new process; what it raises reaches the caller of start, and nothing is stored."""
+        return load_state(self.state_class, initial_data)
+
+    @abstractmethod
+    def get_first_step(self, state: Any) -> str:
+        """Return the step to begin with."""
+
+    @abstractmethod
+    def build_command(self, step: str, state: Any) -> ProcessCommand:
+        """Return the command that carries out `step`, or that undoes one when `step` is a compensation."""
+
+    def update_state(self, state: Any, step: str, response: ProcessResponse) -> Any:
+        """Take what a step's command returned into the state: change it in place, or return a new one."""
+        return None
+
+    @abstractmethod
+    def get_next_step(self, current_step: str, response: ProcessResponse, state: Any) -> str | None:
+        """Return the step after `current_step`, None when the process is complete."""
+
+    def get_compensation_step(self, step: str) -> str | None:
+        """Return the step that undoes a completed `step`, None when there is nothing to undo."""
+        return None
+
+    async def before_send_commands(self, items: Sequence[BeforeSend], conn: Connection) -> None:
+        """Bulk hook before commands are stored, in their transaction. Calls before_send_command for each."""
+        for item in items:
+            await self.before_send_command(item.process, item.step, item.command_id, item.payload, conn)
+
+    async def before_send_command(
+        self, process: ProcessMetadata, step: str, command_id: UUID, payload: dict[str, Any], conn: Connection
+    ) -> None:
+        """Hook before one command is stored, in its transaction. What it raises fails this process only."""
+
+    @property
+    def is_hooked(self) -> bool:
+        """Whether one of the two hooks is overridden; without, sending needs no extra round trip."""
+        own, base = type(self), BaseProcessManager
+        return (
+            own.before_send_commands is not base.before_send_commands
+            or own.before_send_command is not base.before_send_command
+        )
+
+    async def start(
+        self, initial_data: dict[str, Any], batch_id: UUID | None = None, conn: Connection | None = None
+    ) -> UUID:
+        """Start one process and return its id; with `conn` in the caller's transaction.
+
+        Whether the batch exists is not checked. Raises what create_initial_state raises, and InvalidPayloadError for
+        a state that is no JSON; then nothing is stored. What the other methods raise makes the process FAILED.
+        """
+        started = self._prepare(initial_data, batch_id, None)
+        async with transaction(self._pool, conn) as own:
+            await self._store([started], own)
+        return started[0].process_id
+
+    async def start_many(
+        self,
+        initial_data: Iterable[dict[str, Any]],
+        batch_id: UUID | None = None,
+        first_ordinal: int = 0,
+        on_progress: Callable[[int], object] | None = None,
+        *,
+        chunk_size: int = CHUNK,
+    ) -> int:
+        """Start any number of processes with bulk writes; returns how many.
+
+        Ordinals count from `first_ordinal`. Each chunk of `chunk_size` is a transaction of its own, after which
+        `on_progress(processes started so far)` is called: a run that broke off is resumed from the next ordinal.
+        The same as `start` for each, hooks included; an error of create_initial_state names its ordinal.
+        """
+        source = iter(initial_data)
+        count = 0
+        while chunk := list(islice(source, chunk_size)):
+            started = [self._prepare(data, batch_id, first_ordinal + count + i) for i, data in enumerate(chunk)]
+            async with transaction(self._pool, None) as own:
+                await self._store(started, own)
+            count += len(chunk)
+            if on_progress is not None:
+                on_progress(count)
+        return count
+
+    def _prepare(
+        self, initial_data: dict[str, Any], batch_id: UUID | None, ordinal: int | None
+    ) -> tuple[ProcessMetadata, Decision]:
+        try:
+            decision = decide_start(self, self.create_initial_state(initial_data), uuid7())
+        except Exception as error:
+            if ordinal is not None:
+                error.add_note(f"in the initial data of process {ordinal} (counted from 0)")
+            raise
+        process = ProcessMetadata(
+            process_id=uuid7(),
+            domain=self.domain,
+            process_type=self.process_type,
+            status=decision.status,
+            current_step=decision.current_step,
+            batch_id=batch_id,
+            ordinal=ordinal,
+        )
+        return process, decision
+
+    async def _store(self, started: Sequence[tuple[ProcessMetadata, Decision]], conn: Connection) -> None:
+        if self.is_hooked:
+            started = await self._hooked(started, conn)
+        processes = [ProcessParams.start(process, decision) for process, decision in started]
+        sends = [CommandParams.planned(process.process_id, d.send) for process, d in started if d.send is not None]
+        await ProcessRepository.start(conn, processes, sends)
+
+    async def _hooked(
+        self, started: Sequence[tuple[ProcessMetadata, Decision]], conn: Connection
+    ) -> list[tuple[ProcessMetadata, Decision]]:
+        items = []
+        for process, decision in started:
+            process.state = load_payload(decision.state)
+            if (send := decision.send) is not None:
+                items.append(BeforeSend(process, send.step, send.command_id, send.data))
+        errors = await call_hook(self, items, conn)
+        return [
+            (process, hook_failed(d, errors[d.send.command_id]) if d.send and d.send.command_id in errors else d)
+            for process, d in started
+        ]

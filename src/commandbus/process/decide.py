@@ -1,0 +1,232 @@
+"""What a process does next: pure, process and reply in, decision out.
+
+A decision never raises for what the manager's own code raises: that one process becomes FAILED with the error kept.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from uuid import UUID
+
+from psycopg import AsyncConnection
+
+from commandbus.models import ReplyOutcome
+from commandbus.payload import check_name, dump_payload, sanitise_text
+from commandbus.process.models import ProcessCommand, ProcessMetadata, ProcessResponse, ProcessStatus, dump_state, load_state
+
+DECISION_FAILED = "PROCESS_DECISION_FAILED"
+
+
+class Manager(Protocol):
+    """What a decision needs of a process manager."""
+
+    @property
+    def process_type(self) -> str: ...
+    @property
+    def domain(self) -> str: ...
+    @property
+    def state_class(self) -> type[Any]: ...
+    def get_first_step(self, state: Any) -> str: ...
+    def build_command(self, step: str, state: Any) -> ProcessCommand: ...
+    def update_state(self, state: Any, step: str, response: ProcessResponse) -> Any: ...
+    def get_next_step(self, current_step: str, response: ProcessResponse, state: Any) -> str | None: ...
+    def get_compensation_step(self, step: str) -> str | None: ...
+    @property
+    def is_hooked(self) -> bool: ...
+    async def before_send_commands(self, items: Sequence["BeforeSend"], conn: AsyncConnection[Any]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class BeforeSend:
+    """A command that is about to be stored, as the hook before it sees it: `process` is as it will be stored."""
+
+    process: ProcessMetadata
+    step: str
+    command_id: UUID
+    payload: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Undo:
+    """A step that is still to be undone: the step to run, and the command whose effect it undoes."""
+
+    step: str
+    compensates: UUID
+
+
+@dataclass(slots=True)
+class Process:
+    """A process and the command that it waits for, as a decision sees them."""
+
+    process_id: UUID
+    process_type: str
+    domain: str
+    state: dict[str, Any]
+    command_id: UUID
+    step: str
+    compensates: UUID | None = None
+    batch_id: UUID | None = None
+    ordinal: int | None = None
+    visits: dict[str, int] = field(default_factory=dict)
+    undo: Sequence[Undo] = ()
+    undone_status: str | None = None
+
+
+@dataclass(slots=True)
+class PlannedCommand:
+    """The command to send next; `payload` is `data` as JSON text."""
+
+    command_id: UUID
+    domain: str
+    command_type: str
+    data: dict[str, Any]
+    payload: str
+    step: str
+    visit: int
+    compensates: UUID | None = None
+    max_attempts: int | None = None
+
+
+@dataclass(slots=True)
+class Decision:
+    """The process's row after the reply, and the command to send, if any."""
+
+    status: ProcessStatus
+    current_step: str | None
+    state: str
+    visits: dict[str, int]
+    send: PlannedCommand | None = None
+    undo: Sequence[Undo] = ()
+    undone_status: str | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+
+
+def decide_start(manager: Manager, state: Any, command_id: UUID) -> Decision:
+    """Decide the first command of a new process. Raises what describes bad initial data (InvalidPayloadError)."""
+    text = dump_payload(dump_state(state), what="state")
+    doing = "get_first_step"
+    try:
+        step = manager.get_first_step(state)
+        doing = "build_command"
+        send = _plan(manager, step, state, command_id, {}, None)
+    except Exception as error:
+        return _failed(None, text, {}, f"{doing} raised {_spell(error)}")
+    return Decision(ProcessStatus.WAITING_FOR_REPLY, send.step, text, {send.step: 1}, send)
+
+
+def decide(
+    manager: Manager, process: Process, response: ProcessResponse, command_id: UUID, completed: Sequence[Undo] = ()
+) -> Decision:
+    """Decide what `process` does after `response`. `command_id` is the next command's, if there is one.
+
+    `completed` are the completed forward steps in the order in which they ended; needed where needs_history says so.
+    """
+    if process.compensates is not None:
+        return _after_undo(manager, process, response, command_id)
+    if response.outcome is ReplyOutcome.SUCCESS:
+        return _after_success(manager, process, response, command_id)
+    return _begin_undo(manager, process, response, command_id, completed)
+
+
+def needs_history(process: Process, response: ProcessResponse) -> bool:
+    """Whether decide needs the completed steps: when a forward step did not succeed."""
+    return process.compensates is None and response.outcome is not ReplyOutcome.SUCCESS
+
+
+def _after_success(manager: Manager, process: Process, response: ProcessResponse, command_id: UUID) -> Decision:
+    text = dump_payload(process.state, what="state")
+    doing = f"{manager.state_class.__name__}"
+    try:
+        state = load_state(manager.state_class, process.state)
+        doing = "update_state"
+        updated = manager.update_state(state, process.step, response)
+        state = state if updated is None else updated
+        text = dump_payload(dump_state(state), what="state")
+        doing = "get_next_step"
+        step = manager.get_next_step(process.step, response, state)
+        if step is None:
+            return Decision(ProcessStatus.COMPLETED, process.step, text, process.visits)
+        doing = "build_command"
+        send = _plan(manager, step, state, command_id, process.visits, None)
+    except Exception as error:
+        return _failed(process.step, text, process.visits, f"{doing} raised {_spell(error)}")
+    return Decision(ProcessStatus.WAITING_FOR_REPLY, send.step, text, {**process.visits, send.step: send.visit}, send)
+
+
+def _begin_undo(
+    manager: Manager, process: Process, response: ProcessResponse, command_id: UUID, completed: Sequence[Undo]
+) -> Decision:
+    """Line up the undo steps, newest completed step first, and start the first of them."""
+    failed = response.outcome is ReplyOutcome.FAILED
+    try:
+        steps = [(manager.get_compensation_step(done.step), done.compensates) for done in reversed(completed)]
+    except Exception as error:
+        text = dump_payload(process.state, what="state")
+        return _failed(process.step, text, process.visits, f"get_compensation_step raised {_spell(error)}")
+    undo = [Undo(str(step), command) for step, command in steps if step is not None]
+    end = ProcessStatus.CANCELED if failed or not undo else ProcessStatus.COMPENSATED
+    decision = _next_undo(manager, process, undo, end, command_id)
+    if decision.error_code is None:
+        decision.error_code, decision.error_message = response.error_code, response.error_message
+    return decision
+
+
+def _after_undo(manager: Manager, process: Process, response: ProcessResponse, command_id: UUID) -> Decision:
+    if response.outcome is not ReplyOutcome.SUCCESS:
+        why = response.error_message or response.error_code or str(response.outcome)
+        text = dump_payload(process.state, what="state")
+        return _failed(process.step, text, process.visits, f"{process.step} was not undone: {why}", "UNDO_FAILED")
+    end = ProcessStatus(process.undone_status or ProcessStatus.COMPENSATED)
+    return _next_undo(manager, process, process.undo, end, command_id)
+
+
+def _next_undo(
+    manager: Manager, process: Process, undo: Sequence[Undo], end: ProcessStatus, command_id: UUID
+) -> Decision:
+    text = dump_payload(process.state, what="state")
+    if not undo:
+        return Decision(end, process.step, text, process.visits)
+    try:
+        state = load_state(manager.state_class, process.state)
+        send = _plan(manager, undo[0].step, state, command_id, process.visits, undo[0].compensates)
+    except Exception as error:
+        return _failed(process.step, text, process.visits, f"build_command raised {_spell(error)}")
+    visits = {**process.visits, send.step: send.visit}
+    return Decision(ProcessStatus.COMPENSATING, send.step, text, visits, send, undo[1:], end)
+
+
+def _plan(
+    manager: Manager, step: str, state: Any, command_id: UUID, visits: dict[str, int], compensates: UUID | None
+) -> PlannedCommand:
+    command = manager.build_command(step, state)
+    name = str(step)
+    data = command.data if isinstance(command.data, dict) else dump_state(command.data)
+    return PlannedCommand(
+        command_id=command_id,
+        domain=manager.domain if command.domain is None else check_name(command.domain, "domain"),
+        command_type=check_name(command.command_type, "command type"),
+        data=data,
+        payload=dump_payload(data),
+        step=name,
+        visit=visits.get(name, 0) + 1,
+        compensates=compensates,
+        max_attempts=command.max_attempts,
+    )
+
+
+def hook_failed(decision: Decision, error: Exception) -> Decision:
+    """The decision instead of one whose before_send hook raised: nothing is sent."""
+    return _failed(
+        decision.current_step, decision.state, decision.visits, f"before_send_commands raised {_spell(error)}"
+    )
+
+
+def _failed(step: str | None, state: str, visits: dict[str, int], why: str, code: str = DECISION_FAILED) -> Decision:
+    return Decision(
+        ProcessStatus.FAILED, step, state, visits, error_code=code, error_message=sanitise_text(why, limit=2_000)
+    )
+
+
+def _spell(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

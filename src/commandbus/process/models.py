@@ -1,0 +1,135 @@
+"""The values of processes. No SQL here."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Protocol, Self, runtime_checkable
+from uuid import UUID
+
+from commandbus.models import CommandStatus, ReplyOutcome
+
+
+class ProcessStatus(StrEnum):
+    """Where a process stands."""
+
+    PENDING = "PENDING"
+    IN_PROGRESS = "IN_PROGRESS"
+    WAITING_FOR_REPLY = "WAITING_FOR_REPLY"
+    WAITING_FOR_TSQ = "WAITING_FOR_TSQ"
+    COMPENSATING = "COMPENSATING"
+    COMPLETED = "COMPLETED"
+    COMPENSATED = "COMPENSATED"
+    FAILED = "FAILED"
+    CANCELED = "CANCELED"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether nothing can change it any more."""
+        return self in (
+            ProcessStatus.COMPLETED,
+            ProcessStatus.COMPENSATED,
+            ProcessStatus.FAILED,
+            ProcessStatus.CANCELED,
+        )
+
+
+@runtime_checkable
+class ProcessState(Protocol):
+    """A process's own data between its steps. A dataclass, a pydantic model or a dict will do as well."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the state as a JSON object."""
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """Make a state of what to_dict gave."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessCommand:
+    """The command that carries out a step. `domain` is the manager's own when None."""
+
+    command_type: str
+    data: Mapping[str, Any]
+    domain: str | None = None
+    max_attempts: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessResponse:
+    """What became of a step's command."""
+
+    command_id: UUID
+    outcome: ReplyOutcome
+    result: dict[str, Any] | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+
+
+@dataclass(slots=True)
+class ProcessMetadata:
+    """A process as it is stored. `ordinal` is its place in its batch, from 0."""
+
+    process_id: UUID
+    domain: str
+    process_type: str
+    status: ProcessStatus = ProcessStatus.PENDING
+    current_step: str | None = None
+    state: dict[str, Any] = field(default_factory=dict)
+    batch_id: UUID | None = None
+    ordinal: int | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+    completed_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessAuditEntry:
+    """One command of a process: what was sent, what came back, and when (database clock)."""
+
+    process_id: UUID
+    step: str
+    command_id: UUID
+    command_type: str
+    visit: int
+    compensates: UUID | None
+    status: CommandStatus
+    attempts: int
+    data: dict[str, Any]
+    result: dict[str, Any] | None
+    error_code: str | None
+    error_message: str | None
+    sent_at: datetime
+    received_at: datetime | None
+    completed_at: datetime | None
+
+
+def dump_state(state: Any) -> dict[str, Any]:
+    """Give a state of any of the kinds above as a dict."""
+    if isinstance(state, dict):
+        return state
+    if hasattr(state, "to_dict"):
+        return dict(state.to_dict())
+    if hasattr(state, "model_dump"):
+        return dict(state.model_dump(mode="json"))
+    if is_dataclass(state) and not isinstance(state, type):
+        return asdict(state)
+    raise TypeError(
+        f"a process state of type {type(state).__name__} has no to_dict(); "
+        "give it to_dict and from_dict, or make it a dataclass, a pydantic model or a dict"
+    )
+
+
+def load_state(state_class: type[Any], data: dict[str, Any]) -> Any:
+    """Make a state of `state_class` of what dump_state gave."""
+    if hasattr(state_class, "from_dict"):
+        return state_class.from_dict(data)
+    if hasattr(state_class, "model_validate"):
+        return state_class.model_validate(data)
+    if is_dataclass(state_class):
+        known = {f.name for f in fields(state_class)}
+        return state_class(**{k: v for k, v in data.items() if k in known})
+    return state_class(data)

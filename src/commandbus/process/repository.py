@@ -1,0 +1,57 @@
+"""Reading and storing processes."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from commandbus._core.connection import Connection, Pool, transaction
+from commandbus._core.process_sql import ProcessParams, ProcessParsers, ProcessSQL
+from commandbus.process.models import ProcessAuditEntry, ProcessMetadata, ProcessStatus
+
+
+class ProcessRepository:
+    """Processes in the database; each method takes the caller's connection, or one of the pool's."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def save(self, process: ProcessMetadata, conn: Connection | None = None) -> None:
+        """Store a process as it is, without sending anything."""
+        async with transaction(self._pool, conn) as own:
+            await own.execute(ProcessSQL.SAVE, ProcessParams.save(process))
+
+    async def get(self, process_id: UUID, conn: Connection | None = None) -> ProcessMetadata | None:
+        """Return one process, None when there is none."""
+        async with transaction(self._pool, conn) as own:
+            cursor = await own.execute(ProcessSQL.GET, {"process_id": process_id})
+            row = await cursor.fetchone()
+        return None if row is None else ProcessParsers.from_row(row)
+
+    async def of_batch(
+        self,
+        batch_id: UUID,
+        status: ProcessStatus | None = None,
+        *,
+        limit: int | None = None,
+        offset: int = 0,
+        conn: Connection | None = None,
+    ) -> list[ProcessMetadata]:
+        """Return a batch's processes in the order of their ordinals, all or those of one status."""
+        params = {"batch_id": batch_id, "status": status, "limit": limit, "offset": offset}
+        async with transaction(self._pool, conn) as own:
+            cursor = await own.execute(ProcessSQL.OF_BATCH, params)
+            return [ProcessParsers.from_row(row) for row in await cursor.fetchall()]
+
+    async def get_audit_trail(self, process_id: UUID, conn: Connection | None = None) -> list[ProcessAuditEntry]:
+        """Return what a process has sent and what came back, oldest first."""
+        async with transaction(self._pool, conn) as own:
+            cursor = await own.execute(ProcessSQL.AUDIT_TRAIL, {"process_id": process_id})
+            return [ProcessParsers.audit_entry(row) for row in await cursor.fetchall()]
+
+    @staticmethod
+    async def start(conn: Connection, processes: Sequence[dict[str, Any]], commands: Sequence[dict[str, Any]]) -> None:
+        """Store new processes (rows of ProcessParams.start) with their first commands, in the open transaction."""
+        params = {"processes": orjson.dumps(processes).decode(), "commands": orjson.dumps(commands).decode()}
+        await conn.execute(ProcessSQL.START, params)

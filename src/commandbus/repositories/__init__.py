@@ -1,0 +1,1 @@
+"""Thin: a statement, its parameters, its parser; one module a table."""

@@ -1,0 +1,35 @@
+"""Reading and storing commands."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from commandbus._core.command_sql import CommandParsers, CommandSQL
+from commandbus._core.connection import Connection
+from commandbus.models import AuditEvent, CommandMetadata
+
+
+async def enqueue(conn: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Store new commands (rows of CommandParams) in the connection's transaction, one NOTIFY a domain."""
+    await conn.execute(CommandSQL.ENQUEUE, {"commands": orjson.dumps(rows).decode()})
+
+
+async def stored_payloads(conn: Connection, command_ids: Sequence[UUID]) -> dict[UUID, str]:
+    """Which of these commands exist, each with its data as JSON text."""
+    cursor = await conn.execute(CommandSQL.STORED, {"command_ids": list(command_ids)})
+    return dict(await cursor.fetchall())
+
+
+async def get(conn: Connection, command_id: UUID) -> CommandMetadata | None:
+    """Return one command, None when there is none."""
+    cursor = await conn.execute(CommandSQL.GET, {"command_id": command_id})
+    row = await cursor.fetchone()
+    return None if row is None else CommandParsers.metadata(row)
+
+
+async def audit_trail(conn: Connection, command_id: UUID) -> list[AuditEvent]:
+    """Return a command's events, oldest first."""
+    cursor = await conn.execute(CommandSQL.AUDIT_TRAIL, {"command_id": command_id})
+    return [CommandParsers.event(row) for row in await cursor.fetchall()]

@@ -1,0 +1,88 @@
+"""The worker's verbs on the queue."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import orjson
+from psycopg.rows import args_row
+
+from commandbus._core.connection import Connection
+from commandbus._core.queue_sql import Claimed, QueueParams, QueueSQL
+
+
+async def claim(
+    conn: Connection, domain: str, worker_id: int, *, limit: int, lease: float, max_attempts: int, after: int
+) -> list[Claimed]:
+    """Lease up to `limit` due commands for `lease` seconds, in seq order, from beyond seq `after`."""
+    params = {
+        "domain": domain,
+        "worker": worker_id,
+        "limit": limit,
+        "lease": QueueParams.lease(lease),
+        "max_attempts": max_attempts,
+        "after": after,
+    }
+    async with conn.cursor(binary=True, row_factory=args_row(Claimed)) as cursor:
+        await cursor.execute(QueueSQL.CLAIM, params)
+        return await cursor.fetchall()
+
+
+async def renew(
+    conn: Connection, domain: str, worker_id: int, claims: Sequence[Claimed], lease: float, *, audited: bool = False
+) -> dict[int, datetime]:
+    """Prolong leases to `lease` seconds from now; returns the new ends by seq, without those that were lost."""
+    params = {
+        **QueueParams.claims(domain, worker_id, claims),
+        "lease": QueueParams.lease(lease),
+        "audited": audited,
+    }
+    cursor = await conn.execute(QueueSQL.RENEW, params)
+    return dict(await cursor.fetchall())
+
+
+async def release(conn: Connection, domain: str, worker_id: int, claims: Sequence[Claimed]) -> None:
+    """Give commands back that were not started."""
+    await conn.execute(QueueSQL.RELEASE, QueueParams.claims(domain, worker_id, claims))
+
+
+async def lock_claims(conn: Connection, domain: str, worker_id: int, claims: Sequence[Claimed]) -> set[int]:
+    """Lock the claims that are still the worker's until the transaction ends; returns their seqs."""
+    cursor = await conn.execute(QueueSQL.LOCK_CLAIMS, QueueParams.claims(domain, worker_id, claims))
+    row = await cursor.fetchone()
+    return set(row[0]) if row else set()
+
+
+async def settle(
+    conn: Connection,
+    domain: str,
+    worker_id: int,
+    claims: Sequence[Claimed],
+    outcomes: list[dict[str, Any]],
+    advances: list[dict[str, Any]],
+    sends: list[dict[str, Any]],
+) -> set[int]:
+    """Record outcomes, advance processes and send the next commands; returns the seqs that were lost."""
+    params = {
+        **QueueParams.claims(domain, worker_id, claims),
+        "outcomes": orjson.dumps(outcomes).decode(),
+        "advances": orjson.dumps(advances).decode() if advances else None,
+        "sends": orjson.dumps(sends).decode() if sends else None,
+    }
+    cursor = await conn.execute(QueueSQL.SETTLE, params)
+    row = await cursor.fetchone()
+    return set(row[0]) if row else set()
+
+
+async def sweep(conn: Connection, domain: str, upto: int | None = None) -> int:
+    """Park the commands that lost their last lease; returns how many."""
+    cursor = await conn.execute(QueueSQL.SWEEP, {"domain": domain, "upto": upto})
+    row = await cursor.fetchone()
+    return int(row[0]) if row else 0
+
+
+async def next_due(conn: Connection, domain: str) -> float | None:
+    """Seconds until the domain's next retry is due (below 0 when it is), None when none waits."""
+    cursor = await conn.execute(QueueSQL.NEXT_DUE, {"domain": domain})
+    row = await cursor.fetchone()
+    return row[0] if row else None

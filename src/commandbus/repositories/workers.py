@@ -1,0 +1,66 @@
+"""Workers as the database knows them."""
+
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from commandbus._core.connection import Connection
+from commandbus._core.worker_sql import WorkerSQL
+
+HEARTBEAT = 2.0  # seconds between heartbeats
+ALIVE_FOR = timedelta(seconds=10 * HEARTBEAT)  # without a heartbeat, then a worker counts as dead
+
+
+@dataclass(slots=True)
+class WorkerCounts:
+    """What a worker has done since it started."""
+
+    claimed: int = 0
+    completed: int = 0
+    failed: int = 0
+    retried: int = 0
+    parked: int = 0
+    dropped: int = 0
+
+
+async def register(
+    conn: Connection, domain: str, command_types: Sequence[str], process_types: Sequence[str], concurrency: int
+) -> int:
+    """Register this process as a worker; returns its id."""
+    params = {
+        "domain": domain,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "command_types": list(command_types),
+        "process_types": list(process_types),
+        "concurrency": concurrency,
+        "alive_for": ALIVE_FOR,
+    }
+    cursor = await conn.execute(WorkerSQL.REGISTER, params)
+    row = await cursor.fetchone()
+    return int(row[0]) if row else 0
+
+
+async def heartbeat(conn: Connection, worker_id: int, counts: WorkerCounts, *, stopped: bool = False) -> None:
+    """Tell that the worker lives, or that it has stopped, and what it has done."""
+    params = {
+        "worker_id": worker_id,
+        "alive_for": ALIVE_FOR,
+        "stopped": stopped,
+        "claimed": counts.claimed,
+        "completed": counts.completed,
+        "failed": counts.failed,
+        "retried": counts.retried,
+        "parked": counts.parked,
+        "dropped": counts.dropped,
+    }
+    await conn.execute(WorkerSQL.HEARTBEAT, params)
+
+
+async def handles(conn: Connection, domain: str, command_type: str) -> bool:
+    """Whether some live worker handles this command type."""
+    cursor = await conn.execute(WorkerSQL.HANDLES, {"domain": domain, "command_type": command_type})
+    row = await cursor.fetchone()
+    return bool(row and row[0])

@@ -1,0 +1,145 @@
+"""Outcomes of claimed commands -> one guarded transaction: the outcomes, the processes they advance, what comes next."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orjson import Fragment
+
+from commandbus._core.connection import Connection
+from commandbus._core.process_sql import ProcessParsers
+from commandbus._core.queue_sql import Claimed
+from commandbus.models import CommandStatus, ReplyOutcome
+from commandbus.outcome import Outcome
+from commandbus.payload import load_payload, sanitise
+from commandbus.process import advance
+from commandbus.process.decide import Manager, Process
+from commandbus.process.models import ProcessResponse
+from commandbus.repositories import queue
+
+
+
+@dataclass(slots=True)
+class Finished:
+    """A claimed command and what became of it."""
+
+    claimed: Claimed
+    outcome: Outcome
+
+
+def process_address(process_type: str) -> str:
+    """Where the replies for a process's manager wait when it lives in another application."""
+    return f"process:{process_type}"
+
+
+class Settlement:
+    """Settles for one worker; `managers` are those that live in its application, by process type."""
+
+    def __init__(self, domain: str, worker_id: int, managers: Mapping[str, Manager]) -> None:
+        self.domain = domain
+        self.worker_id = worker_id
+        self.managers = managers
+
+    async def settle(self, conn: Connection, finished: Sequence[Finished]) -> set[int]:
+        """Record all of `finished` that is still this worker's; returns the seqs of what was not.
+
+        One transaction of its own, or the connection's open one.
+        """
+        replies = [(f, *reply) for f in finished if (reply := self._reply(f)) is not None]
+        advances = await advance.plan(conn, [(manager, process, response) for _, manager, process, response in replies])
+        seqs = [f.claimed.seq for f, *_ in replies]
+        if any(a.decision.send is not None and a.manager.is_hooked for a in advances):
+            async with conn.transaction():
+                ours = await queue.lock_claims(conn, self.domain, self.worker_id, [f.claimed for f in finished])
+                await advance.run_hooks(conn, [a for seq, a in zip(seqs, advances, strict=True) if seq in ours])
+                return await self._store(conn, finished, seqs, advances)
+        return await self._store(conn, finished, seqs, advances)
+
+    async def _store(
+        self, conn: Connection, finished: Sequence[Finished], seqs: Sequence[int], advances: Sequence[advance.Advance]
+    ) -> set[int]:
+        advanced, sends = advance.rows(advances)
+        seq_of_send = {a.decision.send.command_id: seq for seq, a in zip(seqs, advances, strict=True) if a.decision.send}
+        for row, seq in zip(advanced, seqs, strict=True):
+            row["seq"] = seq
+        for row in sends:
+            row["seq"] = seq_of_send[row["command_id"]]
+        outcomes = [self._outcome_row(f) for f in finished]
+        return await queue.settle(
+            conn, self.domain, self.worker_id, [f.claimed for f in finished], outcomes, advanced, sends
+        )
+
+    def _reply(self, finished: Finished) -> tuple[Manager, Process, ProcessResponse] | None:
+        """The process that this outcome advances here, if its manager lives in this application."""
+        claimed, outcome = finished.claimed, finished.outcome
+        if outcome.reply is None or claimed.process_id is None or claimed.process_type not in self.managers:
+            return None
+        manager = self.managers[claimed.process_type]
+        process = Process(
+            process_id=claimed.process_id,
+            process_type=claimed.process_type,
+            domain=manager.domain,
+            state=load_payload(claimed.state or "{}"),
+            command_id=claimed.command_id,
+            step=claimed.step or "",
+            compensates=claimed.compensates,
+            batch_id=claimed.process_batch_id,
+            ordinal=claimed.process_ordinal,
+            visits=load_payload(claimed.visits or "{}"),
+            undo=ProcessParsers.undo(claimed.undo),
+            undone_status=claimed.undone_status,
+        )
+        response = ProcessResponse(
+            claimed.command_id, outcome.reply, outcome.value, outcome.error_code, outcome.error_message
+        )
+        return manager, process, response
+
+    def _outcome_row(self, finished: Finished) -> dict[str, Any]:
+        claimed, outcome = finished.claimed, finished.outcome
+        row: dict[str, Any] = {
+            "seq": claimed.seq,
+            "command_id": claimed.command_id,
+            "epoch": claimed.epoch,
+            "event": outcome.event,
+            "attempts": outcome.attempts,
+            "max_attempts": claimed.max_attempts,
+        }
+        if outcome.status is not None:
+            row["status"] = outcome.status
+        if outcome.result is not None:
+            row["result"] = Fragment(outcome.result)
+        if outcome.details:
+            row["details"] = Fragment(sanitise(outcome.details).json)
+        if outcome.status is not CommandStatus.COMPLETED:
+            row.update(self._failure(finished))
+        if outcome.reply is not None:
+            row.update(self._reply_row(claimed, outcome.reply))
+        return row
+
+    def _failure(self, finished: Finished) -> dict[str, Any]:
+        claimed, outcome = finished.claimed, finished.outcome
+        return {
+            "domain": self.domain,
+            "command_type": claimed.command_type,
+            "process_id": claimed.process_id,
+            "error_code": outcome.error_code,
+            "error_message": outcome.error_message,
+            "failures": outcome.failures,
+            "past_failures": claimed.past_failures,
+            "lost_leases": claimed.lost_leases,
+            "delay": outcome.delay,
+        }
+
+    def _reply_row(self, claimed: Claimed, outcome: ReplyOutcome) -> dict[str, Any]:
+        """A terminal command's reply, when somebody else is to read it."""
+        if claimed.process_type in self.managers:
+            return {}
+        reply_to = claimed.reply_to if claimed.process_type is None else process_address(claimed.process_type)
+        if reply_to is None:
+            return {}
+        return {
+            "reply_to": reply_to,
+            "reply_outcome": outcome,
+            "correlation_id": claimed.correlation_id,
+            "process_id": claimed.process_id,
+        }

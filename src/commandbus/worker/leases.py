@@ -1,0 +1,88 @@
+"""What a running handler can do with its lease."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from psycopg import AsyncConnection
+
+from commandbus._core.connection import Connection, Pool
+from commandbus._core.queue_sql import Claimed
+from commandbus.errors import InvalidOperationError, LeaseLostError
+from commandbus.executor import Run
+from commandbus.handler import HandlerContext, Result
+from commandbus.outcome import completed
+from commandbus.repositories import queue
+from commandbus.settlement import Finished, Settlement
+
+# A transaction whose worker hangs is ended by the server, so that its row locks do not outlive it.
+_IDLE_LIMIT = "SELECT pg_catalog.set_config('idle_in_transaction_session_timeout', %s, true)"
+
+
+def margin(lease: float) -> float:
+    """Seconds before a lease's end at which its handler is cancelled, so that the settle still gets through."""
+    return min(1.0, lease / 10)
+
+
+class CommandLease:
+    """The lease of one claimed command (the Lease of its HandlerContext)."""
+
+    __slots__ = ("_claimed", "_conn", "_is_lost", "_is_recorded", "_pool", "_settlement", "run")
+
+    def __init__(self, claimed: Claimed, pool: Pool, settlement: Settlement) -> None:
+        self._claimed = claimed
+        self._pool = pool
+        self._settlement = settlement
+        self._conn: Connection | None = None
+        self._is_lost = False
+        self._is_recorded = False
+        self.run: Run | None = None
+
+    @property
+    def pool(self) -> Pool:
+        """The worker's pool."""
+        return self._pool
+
+    async def extend(self, context: HandlerContext, seconds: float) -> None:
+        """Prolong the lease to `seconds` from now."""
+        if not seconds > 0:
+            raise ValueError(f"seconds must be above 0, not {seconds}")
+        asked = asyncio.get_running_loop().time()
+        domain, worker_id = self._settlement.domain, self._settlement.worker_id
+        async with self._pool.connection() as conn:
+            kept = await queue.renew(conn, domain, worker_id, [self._claimed], seconds, audited=True)
+        if not kept:
+            raise LeaseLostError(context.command.command_id)
+        if self.run is not None:
+            self.run.deadline = asked + seconds - margin(seconds)
+
+    @asynccontextmanager
+    async def transaction(self, context: HandlerContext) -> AsyncIterator[AsyncConnection[Any]]:
+        """Open the handler's transaction; commits on leaving, with the completion if there was one."""
+        if self._conn is not None:
+            raise InvalidOperationError("this handler's transaction is already open; it has only one at a time")
+        async with self._pool.connection() as conn:
+            async with conn.transaction():
+                await conn.execute(_IDLE_LIMIT, ("30s",))
+                self._conn = conn
+                try:
+                    yield conn
+                finally:
+                    self._conn = None
+                if self._is_lost:  # the handler swallowed the error: its writes must not commit without the completion
+                    raise LeaseLostError(context.command.command_id)
+            if self._is_recorded and self.run is not None:
+                self.run.is_settled = True
+
+    async def complete(self, context: HandlerContext, result: Result) -> None:
+        """Settle as COMPLETED in the open transaction: the ordinary settlement of a batch of one."""
+        if self._conn is None:
+            raise InvalidOperationError("complete() works inside `async with ctx.transaction()` only")
+        if self._is_recorded:
+            raise InvalidOperationError("this command is already completed in this transaction")
+        outcome = completed(result, self._claimed.failures, context.details)
+        if await self._settlement.settle(self._conn, [Finished(self._claimed, outcome)]):
+            self._is_lost = True
+            raise LeaseLostError(context.command.command_id)
+        self._is_recorded = True

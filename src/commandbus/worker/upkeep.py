@@ -1,0 +1,107 @@
+"""What a worker does by the clock: heartbeat, sweep, renew or release what was not started, cancel what is overdue."""
+
+import asyncio
+from collections.abc import Container, Sequence
+
+from commandbus._core.connection import Connection
+from commandbus._core.queue_sql import Claimed
+from commandbus.repositories import queue, workers
+from commandbus.worker.claiming import Claiming
+from commandbus.worker.leases import margin
+from commandbus.worker.reserved import ReservedConnection
+from commandbus.worker.slots import Pending, Slots
+
+
+class Upkeep:
+    """Looks after one worker's leases and its place in the list of workers."""
+
+    def __init__(
+        self,
+        conn: ReservedConnection,
+        worker_id: int,
+        domain: str,
+        slots: Slots,
+        claiming: Claiming,
+        counts: workers.WorkerCounts,
+        lease: float,
+    ) -> None:
+        self._conn = conn
+        self._worker_id = worker_id
+        self._domain = domain
+        self._slots = slots
+        self._claiming = claiming
+        self._counts = counts
+        self._lease = lease
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch_deadlines())
+            tasks.create_task(self._keep())
+
+    async def release(self, claims: Sequence[Claimed]) -> None:
+        """Give commands back that were not started."""
+        if claims:
+            await self._conn.retrying(
+                lambda conn: queue.release(conn, self._domain, self._worker_id, claims), "release"
+            )
+
+    async def say_goodbye(self) -> None:
+        """Tell that the worker has stopped."""
+        await self._conn.retrying(
+            lambda conn: workers.heartbeat(conn, self._worker_id, self._counts, stopped=True), "last heartbeat"
+        )
+
+    async def _watch_deadlines(self) -> None:
+        """Cancel handlers just before their leases end; precise to a small part of the lease."""
+        loop = asyncio.get_running_loop()
+        tick = min(0.5, margin(self._lease) / 4)
+        while True:
+            self._slots.cancel_overdue(loop.time())
+            await asyncio.sleep(tick)
+
+    async def _keep(self) -> None:
+        """Heartbeat, sweep, and look after unstarted leases, each when it is due."""
+        loop = asyncio.get_running_loop()
+        tick = min(workers.HEARTBEAT, self._lease / 8)
+        beat_at = sweep_at = loop.time()
+        full_sweep_at = loop.time()
+        while True:
+            now = loop.time()
+            await self._keep_unstarted(now)
+            if now >= beat_at:
+                beat_at = now + workers.HEARTBEAT
+                await self._conn.retrying(self._beat, "heartbeat")
+            if now >= sweep_at:
+                sweep_at = now + min(workers.HEARTBEAT, self._lease / 2)
+                is_full = now >= full_sweep_at
+                if is_full:
+                    full_sweep_at = now + self._lease
+                await self._sweep(None if is_full else self._claiming.highest)
+            await asyncio.sleep(tick)
+
+    async def _beat(self, conn: Connection) -> None:
+        await workers.heartbeat(conn, self._worker_id, self._counts)
+
+    async def _sweep(self, upto: int | None) -> None:
+        await self._conn.retrying(lambda conn: queue.sweep(conn, self._domain, upto), "sweep")
+
+    async def _keep_unstarted(self, now: float) -> None:
+        """Release what waits for over half a lease, since others may be free; renew what waits for over a quarter."""
+        old = [p for p in self._slots.pending if now - p.leased_at > self._lease / 4]
+        if not old:
+            return
+        if now - old[0].claimed_at > self._lease / 2:
+            await self.release(self._slots.take_pending())
+            return
+        claims = [p.claimed for p in old]
+        kept = await self._conn.retrying(
+            lambda conn: queue.renew(conn, self._domain, self._worker_id, claims, self._lease), "renew"
+        )
+        self._renewed(old, kept, now)
+
+    def _renewed(self, old: Sequence[Pending], kept: Container[int], now: float) -> None:
+        for pending in old:
+            if pending.claimed.seq in kept:
+                pending.leased_at = now
+                pending.run.deadline = now + self._lease - margin(self._lease)

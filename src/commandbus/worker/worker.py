@@ -1,0 +1,208 @@
+"""The worker: what it is made of, how it starts, and how it stops."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+
+from commandbus._core.connection import Connection, Pool
+from commandbus.errors import PoolTooSmallError
+from commandbus.executor import Executor
+from commandbus.handler import HandlerRegistry, Middleware
+from commandbus.migrate import check_schema
+from commandbus.notify import Listener, channel
+from commandbus.payload import check_name
+from commandbus.policies import RetryPolicy
+from commandbus.process.base import BaseProcessManager
+from commandbus.process.router import ProcessReplyRouter
+from commandbus.repositories import workers
+from commandbus.settlement import Settlement
+from commandbus.worker.claiming import Claiming, Intake
+from commandbus.worker.reserved import ReservedConnection
+from commandbus.worker.settling import Settling
+from commandbus.worker.slots import Slots
+from commandbus.worker.upkeep import Upkeep
+
+_log = logging.getLogger(__name__)
+
+KEPT_CONNECTIONS = 2  # of the pool, by each worker; the LISTEN connection is not one of the pool's
+
+
+class Worker:
+    """Works through the commands of one domain until it is stopped.
+
+    `processes` are the managers whose processes it may advance. At most `concurrency` handlers run at a time, each
+    for at most `visibility_timeout` seconds. `poll_interval` (seconds) is how often an idle worker looks by itself,
+    beside being notified; `listen=False` makes it poll only, for a transaction-pooling proxy. `batch_size` bounds one
+    claim. The pool is the handlers' too: the worker keeps two of its connections.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        domain: str,
+        handler_registry: HandlerRegistry,
+        processes: Sequence[BaseProcessManager] = (),
+        concurrency: int = 10,
+        visibility_timeout: float = 30.0,
+        retry_policy: RetryPolicy | None = None,
+        poll_interval: float = 1.0,
+        batch_size: int = 500,
+        middleware: Sequence[Middleware] = (),
+        listen: bool = True,
+    ) -> None:
+        _check_numbers(concurrency, visibility_timeout, poll_interval, batch_size)
+        self.domain = check_name(domain, "domain")
+        self.worker_id: int | None = None
+        self.counts = workers.WorkerCounts()
+        self._pool = pool
+        self._registry = handler_registry
+        self._processes = tuple(processes)
+        self._concurrency = concurrency
+        self._lease = float(visibility_timeout)
+        self._policy = retry_policy or RetryPolicy()
+        self._poll_interval = poll_interval
+        self._batch_size = batch_size
+        self._middleware = tuple(middleware)
+        self._listen = listen
+        self._stopping = asyncio.Event()
+        self._stopped = asyncio.Event()
+        self._is_running = False
+        self._stop_timeout: float | None = None
+
+    async def run(self) -> None:
+        """Work until stop() is called or the task is cancelled.
+
+        Raises SchemaError for a database that is not migrated to this version, PoolTooSmallError for a pool that
+        cannot serve the worker and a handler, and whatever ends the worker unasked.
+        """
+        if self._is_running:
+            raise RuntimeError("this worker is running already")
+        self._is_running = True
+        claim_conn, settle_conn = (ReservedConnection(self._pool, session=self._listen) for _ in range(2))
+        threads = ThreadPoolExecutor(self._concurrency, thread_name_prefix="commandbus-handler")
+        try:
+            await self._open(claim_conn, settle_conn)
+            await self._work(claim_conn, settle_conn, threads)
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+            await claim_conn.close()
+            await settle_conn.close()
+            self._is_running = False
+            self._stopped.set()
+
+    async def stop(self, timeout: float | None = None) -> None:
+        """Claim nothing new, let running handlers end, settle them, release the rest; returns once run() has ended.
+
+        Handlers that still run after `timeout` seconds are cancelled and their commands released.
+        """
+        self._stop_timeout = timeout
+        self._stopping.set()
+        if self._is_running:
+            await self._stopped.wait()
+
+    async def _open(self, claim_conn: ReservedConnection, settle_conn: ReservedConnection) -> None:
+        if self._pool.max_size <= KEPT_CONNECTIONS:
+            raise PoolTooSmallError(
+                f"the pool {self._pool.name!r} has max_size={self._pool.max_size}, but a worker keeps "
+                f"{KEPT_CONNECTIONS} connections and its handlers need at least 1 more: "
+                f"set max_size to {KEPT_CONNECTIONS + 1} or more for each worker of this pool"
+            )
+        await claim_conn.open()
+        await settle_conn.open()
+        async with claim_conn.use() as conn:
+            await check_schema(conn)
+            self.worker_id = await workers.register(
+                conn,
+                self.domain,
+                self._registry.command_types(self.domain),
+                [p.process_type for p in self._processes],
+                self._concurrency,
+            )
+
+    async def _work(
+        self, claim_conn: ReservedConnection, settle_conn: ReservedConnection, threads: ThreadPoolExecutor
+    ) -> None:
+        worker_id = self.worker_id or 0
+        settlement = Settlement(self.domain, worker_id, {p.process_type: p for p in self._processes})
+        router = ProcessReplyRouter(self._processes)
+        settling = Settling(settle_conn, settlement, router, self.counts, self._poll_interval)
+        executor = Executor(self._policy, self._middleware, threads)
+        slots = Slots(self._concurrency, executor, settling.add)
+        intake = Intake(self._pool, self._registry, settlement, self._middleware, settling, slots, self._lease)
+        claiming = Claiming(
+            claim_conn, intake, self.counts, self._policy.max_attempts, self._poll_interval, self._batch_size
+        )
+        settling.on_space = claiming.look
+        upkeep = Upkeep(claim_conn, worker_id, self.domain, slots, claiming, self.counts, self._lease)
+
+        def wake() -> None:
+            claiming.wake()
+            settling.wake_router()
+
+        claims = asyncio.create_task(claiming.run(), name=f"commandbus claim {self.domain}")
+        tasks = [
+            claims,
+            asyncio.create_task(settling.run(), name=f"commandbus settle {self.domain}"),
+            asyncio.create_task(upkeep.run(), name=f"commandbus upkeep {self.domain}"),
+        ]
+        if self._listen:
+            listener = Listener(self._connect, channel(self.domain), wake)
+            tasks.append(asyncio.create_task(listener.run(), name=f"commandbus listen {self.domain}"))
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stopping}:
+                task.result()  # an unasked end is an error: say which
+            await _end(claims)
+            await self._drain(slots, settling, upkeep)
+        finally:
+            slots.cancel_all()
+            await slots.drain()
+            await _end(stopping, *tasks)
+
+    async def _drain(self, slots: Slots, settling: Settling, upkeep: Upkeep) -> None:
+        """Release what was not started, let the rest end, settle it, say good-bye."""
+        await upkeep.release(slots.take_pending())
+        try:
+            async with asyncio.timeout(self._stop_timeout):
+                await slots.drain()
+        except TimeoutError:
+            cut_off = [pending.claimed for pending in slots.running.values()]
+            slots.cancel_all()
+            await slots.drain()
+            await settling.flush()
+            await upkeep.release(cut_off)
+        await settling.flush()
+        await upkeep.say_goodbye()
+
+    async def _connect(self) -> Connection:
+        """Open the LISTEN connection, which is not one of the pool's: it lasts as long as the worker."""
+        conninfo = self._pool.conninfo
+        if callable(conninfo):
+            given = conninfo()
+            conninfo = given if isinstance(given, str) else await given
+        kwargs = self._pool.kwargs
+        if callable(kwargs):
+            more = kwargs()
+            kwargs = more if isinstance(more, dict) else await more
+        options = {**(kwargs or {}), "autocommit": True}
+        return await psycopg.AsyncConnection.connect(conninfo, **options)
+
+
+async def _end(*tasks: asyncio.Task[None] | asyncio.Task[bool]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _check_numbers(concurrency: int, visibility_timeout: float, poll_interval: float, batch_size: int) -> None:
+    for name, value in (("concurrency", concurrency), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
+    for name, seconds in (("visibility_timeout", visibility_timeout), ("poll_interval", poll_interval)):
+        if not seconds > 0:
+            raise ValueError(f"{name} must be above 0 seconds, not {seconds}")
