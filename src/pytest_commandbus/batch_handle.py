@@ -1,0 +1,133 @@
+"""What batches of processes and of commands have in common under test: counts, and waiting for the end."""
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from commandbus import BatchMetadata, CommandBus
+
+from . import statements
+
+if TYPE_CHECKING:
+    from .runtime import Runtime
+
+DEFAULT_TIMEOUT = 60.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.002, 0.2
+_PAUSE_GROWTH = 1.5
+_LOOK_SHARE = 5  # a look at the database is followed by a pause this many times as long
+_SWEEP_SECONDS = 0.5
+
+
+class BatchTimeoutError(AssertionError):
+    """A batch did not end in time; the message tells what is stuck, in which step, and why."""
+
+
+class BatchParkedError(AssertionError):
+    """A batch that had to complete has members in the troubleshooting queue."""
+
+
+class BatchHandle(ABC):
+    """One batch of a test."""
+
+    def __init__(self, runtime: "Runtime", domain: str, batch_id: UUID, stats: BatchMetadata) -> None:
+        self._runtime = runtime
+        self._bus = CommandBus(runtime.pool)
+        self._stats = stats
+        self.domain = domain
+        self.batch_id = batch_id
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.batch_id}, {describe(self._stats)})"
+
+    @property
+    def stats(self) -> BatchMetadata:
+        """The counts as of the last `wait`, `complete` or `refresh`."""
+        return self._stats
+
+    async def refresh(self) -> BatchMetadata:
+        """Count again, and return the counts."""
+        self._stats = await self._bus.get_batch(self.domain, self.batch_id)
+        return self._stats
+
+    async def wait(self, *, timeout: float = DEFAULT_TIMEOUT) -> BatchMetadata:
+        """Wait until every member is terminal or parked in the troubleshooting queue; return the counts.
+
+        timeout: seconds of real time. Errors: BatchTimeoutError, WorkerDiedError.
+        """
+        await self._wait(timeout)
+        return self._stats
+
+    async def complete(self, *, timeout: float = DEFAULT_TIMEOUT) -> BatchMetadata:
+        """Wait until every member is terminal; return the counts.
+
+        timeout: seconds of real time. Errors: BatchParkedError when one is parked, BatchTimeoutError, WorkerDiedError.
+        """
+        await self._wait(timeout)
+        if self._stats.in_troubleshooting_count:
+            raise BatchParkedError(
+                f"{self._stats.in_troubleshooting_count} of {self._stats.total_count} wait in the troubleshooting queue "
+                f"(use wait() if that is expected):\n{await self._stuck_lines()}"
+            )
+        return self._stats
+
+    @abstractmethod
+    def _stuck_statement(self) -> str:
+        """Return the statement that groups what is not finished."""
+
+    async def _wait(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        pause, swept_at, last = FIRST_PAUSE, time.monotonic(), None
+        while True:
+            looked_at = time.monotonic()
+            self._runtime.check_workers()
+            if settled_count(await self.refresh()) >= self._stats.total_count:
+                self._runtime.waited = True
+                return
+            if looked_at > deadline:
+                raise BatchTimeoutError(await self._timeout_text(timeout))
+            moved = self._stats != last
+            last = self._stats
+            if not moved and looked_at - swept_at > _SWEEP_SECONDS:
+                swept_at = looked_at
+                moved = await self._runtime.sweep(self.domain) > 0
+            if self._runtime.skips_time:
+                moved = await self._runtime.clock.skip() > 0 or moved
+            cost = time.monotonic() - looked_at
+            pause = FIRST_PAUSE if moved else min(pause * _PAUSE_GROWTH, LONGEST_PAUSE)
+            await asyncio.sleep(min(max(pause, cost * _LOOK_SHARE), max(deadline - looked_at, 0.001)))
+
+    async def _timeout_text(self, timeout: float) -> str:
+        live, known = (await self._rows(statements.LIVE_WORKERS, {}))[0]
+        time_is = "skipped" if self._runtime.skips_time else "real: mark the test cb_clock to skip what nobody works in"
+        return (
+            f"the batch {self.batch_id} of domain {self.domain!r} did not end within {timeout:g} s: {describe(self._stats)}.\n"
+            f"{await self._stuck_lines()}\n{live} of {known} workers are alive; time is {time_is}"
+        )
+
+    async def _stuck_lines(self) -> str:
+        rows = await self._rows(self._stuck_statement(), {"batch_id": self.batch_id})
+        return "\n".join(
+            f"  {count} x {kind} {status}{f' in step {step}' if step else ''}: {why} (such as {example})"
+            for kind, status, step, why, count, example in rows
+        )
+
+    async def _rows(self, statement: str, parameters: dict[str, Any]) -> Sequence[tuple[Any, ...]]:
+        async with self._runtime.pool.connection() as connection:
+            return await (await connection.execute(statement, parameters)).fetchall()
+
+
+def settled_count(stats: BatchMetadata) -> int:
+    """Return how many members are terminal or parked."""
+    return stats.completed_count + stats.failed_count + stats.canceled_count + stats.in_troubleshooting_count
+
+
+def describe(stats: BatchMetadata) -> str:
+    """Return the counts in one line."""
+    open_count = max(stats.total_count - settled_count(stats), 0)
+    return (
+        f"{stats.status}: {stats.total_count} in all, {stats.completed_count} completed, {stats.failed_count} failed, "
+        f"{stats.canceled_count} canceled, {stats.in_troubleshooting_count} in troubleshooting, {open_count} open"
+    )

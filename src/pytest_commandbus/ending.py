@@ -1,0 +1,62 @@
+"""The end of a test that used the bus: workers stopped, markers and audit checked, a failure explained."""
+
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+from . import audit, failure_report
+
+if TYPE_CHECKING:
+    from .runtime import Runtime
+
+
+async def end(runtime: "Runtime", workers: AsyncExitStack, error: BaseException | None) -> None:
+    """Stop the workers that `workers` holds, check, explain, and close the pool. Raises the first problem found here."""
+    problem: BaseException | None = None
+    try:
+        await workers.aclose()
+        if error is None:
+            await check(runtime)
+    except BaseException as raised:
+        problem = raised
+    try:
+        if _is_failure(error) or problem is not None:
+            runtime.sections.extend(await failure_report.collect(runtime))
+    finally:
+        await runtime.pool.close()
+    if problem is not None and not _is_failure(error):
+        raise problem
+
+
+async def check(runtime: "Runtime") -> None:
+    """Check what must hold at the end of a test that passed so far."""
+    await _check_rules_matched(runtime)
+    await audit.check(runtime)
+
+
+async def _check_rules_matched(runtime: "Runtime") -> None:
+    from . import statements
+
+    rules = list(runtime.rules)
+    if not rules:
+        return
+    names = sorted({name for rule in rules for name in rule.names})
+    async with runtime.pool.connection() as connection:
+        cursor = await connection.execute(statements.NAMES_THAT_RAN, {"names": names})
+        ran = {name for (name,) in await cursor.fetchall()}
+    idle = [rule for rule in rules if not ran.intersection(rule.names)]
+    if idle:
+        pytest.fail(
+            "; ".join(
+                f"@pytest.mark.chaos({rule.written}=…) matched nothing that ran: no worker of this test took a command of "
+                f"{rule.name}"
+                for rule in idle
+            )
+            + ". Remove it, or let the test run that step",
+            pytrace=False,
+        )
+
+
+def _is_failure(error: BaseException | None) -> bool:
+    return error is not None and not isinstance(error, pytest.skip.Exception | pytest.xfail.Exception)

@@ -1,0 +1,89 @@
+"""How a test that uses the plugin begins and ends, told in terms of pytest's items and reports."""
+
+import functools
+import warnings
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from . import keeping, markers, run
+
+if TYPE_CHECKING:
+    from .runtime import Runtime
+
+RUNTIME = pytest.StashKey["Runtime"]()
+SEED_SECTION = "commandbus: seed"
+
+
+def require_asyncio_plugin(config: pytest.Config) -> None:
+    """Register pytest-asyncio where it was not loaded by itself, unless the user turned it off."""
+    manager = config.pluginmanager
+    if manager.is_blocked("asyncio"):
+        return
+    from pytest_asyncio import plugin
+
+    if not manager.is_registered(plugin):
+        manager.register(plugin, "asyncio")
+
+
+def quiet_asyncio_plugin() -> None:
+    """Keep pytest-asyncio, which we bring along, from warning of an option that plain projects never set."""
+    warnings.filterwarnings("ignore", message='The configuration option "asyncio_default_fixture_loop_scope" is unset')
+
+
+@contextmanager
+def ending_within(item: pytest.Item) -> Iterator[None]:
+    """Run the test such that what its fixtures opened ends with its body: an async test's on its own loop."""
+    runtime = item.stash.get(RUNTIME, None)
+    if runtime is None or not isinstance(item, pytest.Function):
+        yield
+    elif markers.is_async_test(item):
+        body = item.obj
+        item.obj = _with_end(body, runtime)
+        try:
+            yield
+        finally:
+            item.obj = body
+    else:
+        yield from _ending_plain(runtime)
+
+
+def add_sections(item: pytest.Item, report: pytest.TestReport) -> None:
+    """Put seed, re-run line, batch stats, timelines and worker logs into the report of a test that failed."""
+    if not report.failed or not markers.uses_plugin(item):
+        return
+    config = item.config
+    report.sections.append(
+        (SEED_SECTION, f"seed {config.stash[run.RUN].seed}, run again with:\n{run.rerun_line(config, item.nodeid)}")
+    )
+    kept = keeping.keep(item)
+    if kept is not None:
+        report.sections.append(("commandbus: kept database", kept))
+    runtime = item.stash.get(RUNTIME, None)
+    if runtime is not None:
+        report.sections.extend(runtime.sections)
+
+
+def _with_end(body: Callable[..., Awaitable[Any]], runtime: "Runtime") -> Callable[..., Awaitable[None]]:
+    @functools.wraps(body)
+    async def test_with_end(*args: Any, **kwargs: Any) -> None:
+        __tracebackhide__ = True
+        try:
+            await body(*args, **kwargs)
+        except BaseException as error:
+            await runtime.finish(error)
+            raise
+        await runtime.finish(None)
+
+    return test_with_end
+
+
+def _ending_plain(runtime: "Runtime") -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        runtime.finish_plain(error)
+        raise
+    runtime.finish_plain(None)

@@ -1,0 +1,105 @@
+"""The handle of a batch of processes under test."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from commandbus import BatchMetadata
+from commandbus.process import BaseProcessManager, ProcessMetadata, ProcessRepository, ProcessStatus
+
+from . import statements
+from .batch_handle import BatchHandle
+from .oracle import Prediction
+
+if TYPE_CHECKING:
+    from .runtime import Runtime
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineEntry:
+    """One audit event of one command of a process. `injected`: chaos made this failure, or held this success up."""
+
+    step: str
+    command_type: str
+    command_id: UUID
+    visit: int
+    compensates: bool
+    event: str
+    at: datetime
+    attempt: int | None
+    epoch: int | None
+    worker_id: int | None
+    details: Mapping[str, Any]
+
+    @property
+    def code(self) -> str | None:
+        """The error code of a failure."""
+        return self.details.get("code")
+
+    @property
+    def message(self) -> str | None:
+        """The error message of a failure."""
+        return self.details.get("message")
+
+    @property
+    def injected(self) -> bool:
+        """Tell whether chaos injected the failure that this event records."""
+        chaos = self.details.get("chaos")
+        return self.code is not None and isinstance(chaos, Mapping) and chaos.get("outcome") not in (None, "success")
+
+
+class ProcessBatch(BatchHandle):
+    """A batch of processes: what `cb_process_batch` returns."""
+
+    def __init__(
+        self,
+        runtime: "Runtime",
+        manager: BaseProcessManager,
+        batch_id: UUID,
+        stats: BatchMetadata,
+        *,
+        ordinals: range,
+        number: int,
+    ) -> None:
+        super().__init__(runtime, manager.domain, batch_id, stats)
+        self.manager = manager
+        self.ordinals = ordinals
+        self.number = number
+
+    async def processes(self, status: ProcessStatus | str | None = None) -> list[ProcessMetadata]:
+        """Return the processes of the batch in the order of their ordinals: all, or those of one status."""
+        repository = ProcessRepository(self._runtime.pool)
+        return await repository.list_batch(self.batch_id, status=None if status is None else ProcessStatus(status))
+
+    async def timeline(self, process_id: UUID) -> list[TimelineEntry]:
+        """Return what happened to a process, oldest first: the audit events of all its commands."""
+        return await read_timeline(self._runtime, process_id)
+
+    def predict(self, *, path: Sequence[str] | None = None) -> Prediction:
+        """Return what chaos makes of every process, worked out without running anything.
+
+        path: the steps in the order in which they run, where that depends on results. Errors: ChaosUsageError.
+        """
+        return self._runtime.predict(
+            self.manager,
+            count=len(self.ordinals),
+            path=path,
+            batch_number=self.number,
+            first_ordinal=self.ordinals.start,
+        )
+
+    async def observed(self) -> Prediction:
+        """Return what became of every process, in the form of `predict`, to be compared with it."""
+        return await self._runtime.observed(self.number)
+
+    def _stuck_statement(self) -> str:
+        return statements.STUCK_PROCESSES
+
+
+async def read_timeline(runtime: "Runtime", process_id: UUID) -> list[TimelineEntry]:
+    """Return the audit events of all commands of a process, oldest first."""
+    async with runtime.pool.connection() as connection:
+        cursor = await connection.execute(statements.TIMELINE, {"process_id": process_id})
+        return [TimelineEntry(*row[:-1], details=row[-1] or {}) for row in await cursor.fetchall()]

@@ -1,0 +1,151 @@
+"""Workers in operating-system processes of their own, for a test."""
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from . import statements
+from .application import path_of
+from .worker_pool import STOP_SECONDS, WorkerDiedError, WorkerPool
+
+if TYPE_CHECKING:
+    from .runtime import Runtime
+
+CHAOS_MIDDLEWARE = "pytest_commandbus.behavior:chaos_middleware"
+_LOG_TAIL = 8000
+_REPORTED_TAIL = 2000
+
+
+class ProcessPool(WorkerPool):
+    """`workers` processes, each `commandbus worker` for all domains of the App."""
+
+    def __init__(self, runtime: "Runtime", *, workers: int, concurrency: int, options: dict[str, Any]) -> None:
+        if options:
+            raise pytest.UsageError(
+                f"cb_worker_pool: {', '.join(options)} cannot be handed to worker processes: leave it out, or processes=True"
+            )
+        self._runtime = runtime
+        self._workers = workers
+        self._concurrency = concurrency
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._expected: set[int] = set()
+        self._folder: Path | None = None
+        self._log_files: dict[int, Path] = {}
+        self._logs: list[tuple[str, str]] = []
+
+    @property
+    def running(self) -> bool:
+        """Tell whether its workers were started and not stopped."""
+        return bool(self._processes)
+
+    @property
+    def pids(self) -> list[int]:
+        """The process ids of the workers that run."""
+        return [process.pid for process in self._processes if process.poll() is None]
+
+    async def start(self) -> None:
+        """Start the workers."""
+        path = path_of(self._runtime.require_app("cb_worker_pool"), self._runtime.item.config)
+        await self._runtime.store_rules()
+        command = [sys.executable, "-m", "pytest_commandbus.worker_process", "worker", path]
+        command += ["--concurrency", str(self._concurrency)]
+        if self._runtime.rules:
+            command += ["--middleware", CHAOS_MIDDLEWARE]
+        self._folder = Path(tempfile.mkdtemp(prefix="cb-workers-"))
+        for number in range(1, self._workers + 1):
+            self._processes.append(self._launch(command, self._folder / f"{number}.log"))
+
+    async def kill(self, index: int = 0) -> None:
+        """SIGKILL a worker (counted from 0), which the test then expects; its leases need not be waited for."""
+        process = self._processes[index]
+        self._expected.add(process.pid)
+        process.kill()
+        await asyncio.to_thread(process.wait)
+        await self._tell_gone(process.pid)
+
+    async def stop(self) -> None:
+        """Stop the workers gracefully by SIGTERM. Errors: WorkerDiedError."""
+        processes, self._processes = self._processes, []
+        died = self._dead(processes)
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        late = [process for process in processes if not await _ended(process)]
+        for process in late:
+            process.kill()
+            await asyncio.to_thread(process.wait)
+            await self._tell_gone(process.pid)
+        for process in processes:
+            if process.stdin is not None:
+                process.stdin.close()
+        died = died or self._dead([p for p in processes if p not in late and p.returncode != 0])
+        self._logs = [(f"worker process {p.pid}", self._log(p.pid)[-_REPORTED_TAIL:]) for p in processes]
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        if died:
+            raise WorkerDiedError(died)
+        if late:
+            raise WorkerDiedError(f"{len(late)} worker processes did not stop within {STOP_SECONDS:g} s of SIGTERM")
+
+    def check(self) -> None:
+        """Raise WorkerDiedError if a worker ended by itself."""
+        died = self._dead(self._processes)
+        if died:
+            raise WorkerDiedError(died)
+
+    def logs(self) -> Sequence[tuple[str, str]]:
+        """Return (worker, end of its output)."""
+        return [(worker, text) for worker, text in self._logs if text.strip()]
+
+    def _launch(self, command: Sequence[str], log: Path) -> "subprocess.Popen[bytes]":
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),  # noqa: PTH109  '' is the directory
+            "PYTHONUNBUFFERED": "1",
+            "COMMANDBUS_DSN": str(self._runtime.database.dsn),
+        }
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment, start_new_session=True
+            )
+        self._log_files[process.pid] = log
+        return process
+
+    def _dead(self, processes: Sequence["subprocess.Popen[bytes]"]) -> str:
+        parts = []
+        for process in processes:
+            code = process.poll()
+            if code is not None and process.pid not in self._expected:
+                how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+                parts.append(
+                    f"worker process {process.pid} died by itself {how}; its output:\n{self._log(process.pid)[-_LOG_TAIL:]}"
+                )
+        return "\n".join(parts)
+
+    def _log(self, pid: int) -> str:
+        try:
+            return self._log_files[pid].read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+
+    async def _tell_gone(self, pid: int) -> None:
+        async with self._runtime.pool.connection() as connection:
+            await connection.execute(statements.WORKER_IS_GONE, {"pid": pid, "host": socket.gethostname()})
+
+
+async def _ended(process: "subprocess.Popen[bytes]") -> bool:
+    try:
+        await asyncio.to_thread(process.wait, STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        return False
+    return True

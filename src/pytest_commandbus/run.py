@@ -1,0 +1,195 @@
+"""What all tests of one pytest run share: the options, the seed, and the one PostgreSQL server."""
+
+import functools
+import os
+import secrets
+import shlex
+import shutil
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from .options import Options, read_options
+
+if TYPE_CHECKING:
+    from .database import Databases
+    from .postgres.server import EmbeddedPostgres
+    from .rendezvous import ServerDesk
+
+RUN = pytest.StashKey["Run"]()
+_WORKERINPUT = "cb_run"
+_DRAWN_SEEDS = 2**32
+
+
+class Run:
+    """One pytest run, in this process: the controller's, an xdist worker's, or the only one.
+
+    seed: of every roll. run_id: the same in all processes of the run. worker_id: "gw0" and so on, "" without xdist.
+    rerun: the command that runs again, without tests and seed.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        *,
+        seed: int,
+        run_id: str,
+        rerun: str,
+        worker_id: str = "",
+        desk: Mapping[str, str] | None = None,
+    ) -> None:
+        self.options = options
+        self.seed = seed
+        self.run_id = run_id
+        self.rerun = rerun
+        self.worker_id = worker_id
+        self._desk_address = desk
+        self._desk: ServerDesk | None = None
+        self._dsn = options.postgres if options.is_dsn else ""
+        self._server: EmbeddedPostgres | None = None
+        self._databases: Databases | None = None
+        self._lock = threading.Lock()
+        self.kept: list[str] = []
+
+    @property
+    def is_xdist_worker(self) -> bool:
+        """Tell whether a controller started this process."""
+        return self._desk_address is not None
+
+    @property
+    def dsn_if_known(self) -> str | None:
+        """The server's DSN once a test has needed it, else None."""
+        return self._dsn or None
+
+    def dsn(self) -> str:
+        """Return the DSN of the run's server, which is started when it is first asked for: once a run, by the controller."""
+        with self._lock:
+            if not self._dsn:
+                if self._desk_address is not None:
+                    from .rendezvous import ask
+
+                    self._dsn = ask(self._desk_address)
+                else:
+                    self._dsn = self._start_server()
+            return self._dsn
+
+    def databases(self) -> "Databases":
+        """Return what lends test databases in this process."""
+        if self._databases is None:
+            from .database import Databases
+            from .template import SCHEMA, prepare, version
+
+            dsn = self.dsn()
+            self._databases = Databases(
+                dsn,
+                self.run_id,
+                migrations=[SCHEMA, *self.options.migrations],
+                version=version(),
+                prepare=functools.partial(prepare, folders=self.options.migrations),
+                strategy="wal_log" if self.options.is_dsn else "file_copy",
+            )
+        return self._databases
+
+    def workerinput(self) -> dict[str, Any]:
+        """Return what an xdist worker needs to know of the run: built-in types only."""
+        if self._desk is None:
+            from .rendezvous import ServerDesk
+
+            self._desk = ServerDesk(self.dsn)
+        return {"seed": self.seed, "run_id": self.run_id, "rerun": self.rerun, "desk": dict(self._desk.address)}
+
+    def psql(self) -> str:
+        """Return the program for an interactive look at the server, as a word of a shell line."""
+        found = shutil.which("psql")
+        if found is None and not self.options.is_dsn:
+            from .postgres.account import server_account
+            from .postgres.binaries import find_binaries
+
+            found = find_binaries(server_account()).program("psql")
+        return shlex.quote(found or "psql")
+
+    def leave_server(self) -> str | None:
+        """Let the server of this process go on after the run; return the shell line that ends it, if there is one."""
+        server, self._server = self._server, None
+        return None if server is None else server.detach()
+
+    def close(self) -> None:
+        """End what the run started; with kept databases the server goes on."""
+        if self._databases is not None:
+            self._databases.close()
+            self._databases = None
+        if self._desk is not None:
+            self._desk.close()
+            self._desk = None
+        if self._server is not None:
+            self._server.stop()
+            self._server = None
+
+    def _start_server(self) -> str:
+        from .postgres.server import EmbeddedPostgres
+
+        if self.options.postgres == "container":
+            raise pytest.UsageError("--cb-postgres=container is not there yet: use embedded (the default) or a DSN")
+        server = EmbeddedPostgres(durable=self.options.durable)
+        server.start()
+        self._server = server
+        return server.dsn()
+
+
+def start_run(config: pytest.Config) -> None:
+    """Make the Run of this process and keep it on the config."""
+    options = read_options(config)
+    given: Mapping[str, Any] | None = getattr(config, "workerinput", {}).get(_WORKERINPUT)
+    if given is None:
+        seed = secrets.randbelow(_DRAWN_SEEDS) if options.seed is None else options.seed
+        config.stash[RUN] = Run(options, seed=seed, run_id=secrets.token_hex(4), rerun=_rerun(config))
+    else:
+        config.stash[RUN] = Run(
+            options,
+            seed=given["seed"],
+            run_id=given["run_id"],
+            rerun=given["rerun"],
+            worker_id=os.environ.get("PYTEST_XDIST_WORKER", ""),
+            desk=given["desk"],
+        )
+
+
+def tell_worker(node: Any) -> None:
+    """Tell an xdist worker that is about to start what it shares with the others."""
+    node.workerinput[_WORKERINPUT] = node.config.stash[RUN].workerinput()
+
+
+def end_run(config: pytest.Config) -> None:
+    """End the Run of this process."""
+    run = config.stash.get(RUN, None)
+    if run is not None:
+        run.close()
+        del config.stash[RUN]
+
+
+def rerun_line(config: pytest.Config, nodeid: str) -> str:
+    """Return the shell line that runs one test again with the same seed, from the directory where pytest was started."""
+    run = config.stash[RUN]
+    path, separator, rest = nodeid.partition("::")
+    where = os.path.relpath(config.rootpath / path, Path.cwd())
+    return f"{run.rerun} {shlex.quote(where + separator + rest)} --cb-seed={run.seed}"
+
+
+def _rerun(config: pytest.Config) -> str:
+    arguments = list(config.invocation_params.args)
+    for path in reversed(config.getoption("file_or_dir", default=None) or []):
+        if path in arguments:
+            arguments.reverse()
+            arguments.remove(path)
+            arguments.reverse()
+    kept, skip = [], False
+    for argument in arguments:
+        if not skip and argument != "--cb-seed" and not argument.startswith("--cb-seed="):
+            kept.append(shlex.quote(argument))
+        skip = argument == "--cb-seed"
+    started_as_module = Path(sys.argv[0]).name == "__main__.py"
+    return " ".join(["python -m pytest" if started_as_module else "pytest", *kept])

@@ -1,0 +1,332 @@
+"""What one test has of the bus: its database, pools, workers, clock and chaos, and how all of it ends."""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pytest
+
+from . import markers
+from .application import check_app, path_of
+from .run import RUN, Run
+
+if TYPE_CHECKING:
+    from commandbus.sync import Portal
+
+    from commandbus import App, BatchCommand, TroubleshootingQueue
+    from commandbus.handler import Middleware
+    from commandbus.process import BaseProcessManager
+
+    from .chaos_rules import ChaosRules
+    from .command_batch import CommandBatch
+    from .database import Database
+    from .oracle import Prediction
+    from .process_batch import ProcessBatch
+    from .worker_pool import WorkerPool
+
+T = TypeVar("T")
+InitialData = Mapping[str, Any] | Callable[[int], Mapping[str, Any]] | None
+
+
+class Runtime:
+    """The bus as one test has it. Everything opens at its first use on the test's loop, and ends on it in `finish`.
+
+    database: the test's own or shared one. app: the App under test, None until a fixture that needs it was asked for.
+    waited: a wait saw the end of what was started, so that liveness is audited too. audited_by_another: this test shares
+    its database with one that audits it. skips_time: waiting takes no real
+    time. sections: (title, text) of the failure report. batches, worker_pools: what the test made so far.
+    """
+
+    def __init__(self, item: pytest.Item, database: "Database") -> None:
+        from .clock import Clock
+        from .pools import LazyPool
+
+        self.item = item
+        self.run: Run = item.config.stash[RUN]
+        self.seed = self.run.seed
+        self.database = database
+        self.app: App | None = None
+        self.waited = False
+        self.audited_by_another = False
+        self.finished = False
+        self.skips_time = markers.clock_is_skipped(item)
+        self.sections: list[tuple[str, str]] = []
+        self.batches: list[ProcessBatch | CommandBatch] = []
+        self.worker_pools: list[WorkerPool] = []
+        self.pool: LazyPool = LazyPool(database.dsn, name=f"cb-{database.name}")
+        self.clock: Clock = Clock(self.pool)
+        self._numbers = itertools.count(1)
+        self._portal: Portal | None = None
+        self._rules: ChaosRules | None = None
+        self._rules_stored = False
+        self._managers: tuple[BaseProcessManager, ...] | None = None
+        self._stack = AsyncExitStack()
+
+    def set_app(self, app: object) -> None:
+        """Take what the fixture cb_app returned. Errors: pytest.UsageError when that is no App, or a chaos rule does not fit."""
+        self.app = check_app(app, "what the fixture cb_app returns")
+        _ = self.rules
+
+    def troubleshooting_queue(self) -> "TroubleshootingQueue":
+        """Return what an operator acts on; it advances processes by the App's managers when there is an App."""
+        from commandbus import TroubleshootingQueue
+
+        return TroubleshootingQueue(self.pool)
+
+    def require_app(self, who: str) -> "App":
+        """Return the App under test, for the fixture `who` which needs it."""
+        if self.app is None:
+            raise pytest.UsageError(f"{who} needs the App under test: let the test, or a fixture of it, ask for cb_app")
+        return self.app
+
+    @property
+    def managers(self) -> "tuple[BaseProcessManager, ...]":
+        """The process managers of the App, on this test's pool."""
+        if self._managers is None:
+            self._managers = tuple(self.require_app("cb_process_batch").processes(self.pool))
+        return self._managers
+
+    def manager(self, wanted: Any) -> "BaseProcessManager":
+        """Return the App's own manager for a manager class. Errors: pytest.UsageError when the App lacks it."""
+        for manager in self.managers:
+            if manager is wanted or type(manager) is wanted:
+                return manager
+        for manager in self.managers:
+            if isinstance(wanted, type) and isinstance(manager, wanted):
+                return manager
+        name = getattr(wanted, "__name__", repr(wanted))
+        known = ", ".join(sorted(type(m).__name__ for m in self.managers)) or "none"
+        raise pytest.UsageError(
+            f"the App of cb_app does not know the process manager {name} (it knows: {known}): "
+            f"add it by app.add_process({name}), or override the fixture cb_app with an App that has it"
+        )
+
+    @property
+    def app_path(self) -> str | None:
+        """The path by which other processes can import the App, None when they cannot."""
+        try:
+            return path_of(self.require_app("worker processes"), self.item.config)
+        except pytest.UsageError:
+            return None
+
+    def next_batch_number(self) -> int:
+        """Number the batches of the test from 1: the number is part of every roll's key."""
+        return next(self._numbers)
+
+    # chaos
+
+    @property
+    def rules(self) -> "ChaosRules":
+        """The chaos rules of the test, by the markers on it, its class and its module. Errors: pytest.UsageError."""
+        if self._rules is None:
+            self._rules = self._read_rules()
+        return self._rules
+
+    def _read_rules(self) -> "ChaosRules":
+        from .chaos import ChaosUsageError
+        from .chaos_rules import ChaosRules, StepNames
+
+        given = list(markers.chaos_markers(self.item))
+        rules = ChaosRules()
+        if not given:
+            return rules
+        app = self.require_app("@pytest.mark.chaos")
+        names = StepNames.of(self.managers, [handler.command_type for handler in app.registry])
+        try:
+            for marker in given:
+                rules = ChaosRules.merge(rules, ChaosRules.from_marker(marker, names, "@pytest.mark.chaos"))
+        except ChaosUsageError as error:
+            raise pytest.UsageError(str(error)) from None
+        return rules
+
+    async def middleware(self) -> "list[Middleware]":
+        """Return the middleware of in-process workers, once the rules are in the database."""
+        from .behavior import chaos_middleware
+
+        await self.store_rules()
+        return [chaos_middleware(self.pool)] if self.rules else []
+
+    async def store_rules(self) -> None:
+        """Put the seed and the rules of the test into its database, once, where all workers find them."""
+        if self._rules_stored:
+            return
+        from .behavior import BehaviorRepository
+
+        await BehaviorRepository(self.pool).store_rules(self.seed, self.rules)
+        self._rules_stored = True
+
+    def predict(
+        self,
+        manager: Any,
+        *,
+        count: int,
+        path: Sequence[str] | None = None,
+        batch_number: int = 1,
+        first_ordinal: int = 0,
+    ) -> "Prediction":
+        """Return what chaos makes of each process of a batch. Errors: ChaosUsageError when the path cannot be told."""
+        from .oracle import predict
+
+        return predict(
+            self.manager(manager),
+            self.rules,
+            count=count,
+            seed=self.seed,
+            batch=batch_number,
+            max_attempts=self.require_app("predict").retry_policy.max_attempts,
+            first_ordinal=first_ordinal,
+            path=path,
+        )
+
+    async def observed(self, batch_number: int) -> "Prediction":
+        """Return what became of every process of the test's batch of this number, in the form of `predict`."""
+        from .observation import observe
+
+        return await observe(self.pool, batch_number)
+
+    # workers and batches
+
+    def worker_pool(
+        self, workers: int = 2, concurrency: int = 10, processes: bool = False, **options: Any
+    ) -> "WorkerPool":
+        """Return a pool of workers, to be entered by `async with`. The options are those of commandbus.Worker."""
+        from .process_pool import ProcessPool
+        from .worker_pool import TaskPool
+
+        if workers < 1 or concurrency < 1:
+            raise pytest.UsageError(
+                f"cb_worker_pool: workers={workers} and concurrency={concurrency} must both be at least 1"
+            )
+        make = ProcessPool if processes else TaskPool
+        pool = make(self, workers=workers, concurrency=concurrency, options=options)
+        self.worker_pools.append(pool)
+        return pool
+
+    async def ensure_workers(self, workers: int, concurrency: int, processes: bool) -> None:
+        """Start workers that end with the test, unless some run."""
+        if not any(pool.running for pool in self.worker_pools):
+            await self._stack.enter_async_context(self.worker_pool(workers, concurrency, processes))
+
+    def check_workers(self) -> None:
+        """Raise WorkerDiedError if a worker ended by itself."""
+        for pool in self.worker_pools:
+            pool.check()
+
+    async def sweep(self, domain: str) -> int:
+        """Park the commands of a domain that lost their last lease; return how many."""
+        from commandbus._core.queue_sql import QueueSQL
+
+        async with self.pool.connection() as connection:
+            row = await (await connection.execute(QueueSQL.SWEEP, {"domain": domain, "upto": None})).fetchone()
+        return 0 if row is None else int(row[0])
+
+    async def process_batch(
+        self,
+        manager: Any,
+        *,
+        count: int = 1,
+        initial_data: InitialData = None,
+        first_ordinal: int = 0,
+        batch_number: int | None = None,
+        name: str | None = None,
+        workers: int = 2,
+        concurrency: int = 10,
+        processes: bool = False,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> "ProcessBatch":
+        """Create a PROCESS batch with its processes, start workers when none run, and return its handle."""
+        from commandbus import CommandBus
+
+        from .behavior import BehaviorRepository
+        from .process_batch import ProcessBatch
+
+        known = self.manager(manager)
+        number = self.next_batch_number() if batch_number is None else batch_number
+        ordinals = range(first_ordinal, first_ordinal + count)
+        await self.store_rules()
+        bus = CommandBus(self.pool)
+        batch_id = await bus.create_process_batch(known.domain, count, name=name or self.item.name)
+        await BehaviorRepository(self.pool).number_batch(batch_id, number)
+        await known.start_many(
+            expand_data(initial_data, ordinals), batch_id=batch_id, first_ordinal=first_ordinal, on_progress=on_progress
+        )
+        batch = ProcessBatch(
+            self, known, batch_id, await bus.get_batch(known.domain, batch_id), ordinals=ordinals, number=number
+        )
+        self.batches.append(batch)
+        if workers:
+            await self.ensure_workers(workers, concurrency, processes)
+        return batch
+
+    async def command_batch(
+        self,
+        domain: str,
+        commands: "Sequence[BatchCommand]",
+        *,
+        name: str | None = None,
+        workers: int = 2,
+        concurrency: int = 10,
+        processes: bool = False,
+    ) -> "CommandBatch":
+        """Create a COMMAND batch, start workers when none run, and return its handle."""
+        from commandbus import CommandBus
+
+        from .behavior import BehaviorRepository
+        from .command_batch import CommandBatch
+
+        await self.store_rules()
+        bus = CommandBus(self.pool)
+        number = self.next_batch_number()
+        batch_id = await bus.create_batch(domain, commands, name=name or self.item.name)
+        await BehaviorRepository(self.pool).number_batch(batch_id, number)
+        batch = CommandBatch(self, domain, batch_id, await bus.get_batch(domain, batch_id))
+        self.batches.append(batch)
+        if workers:
+            await self.ensure_workers(workers, concurrency, processes)
+        return batch
+
+    # the end
+
+    async def finish(self, error: BaseException | None) -> None:
+        """End the test's workers, check what must hold at its end, and close everything, on the running loop.
+
+        error: what the test's body raised, or None. Raises what the end itself finds, when the body raised nothing.
+        """
+        from .ending import end
+
+        if not self.finished:
+            self.finished = True
+            await end(self, self._stack, error)
+
+    def finish_plain(self, error: BaseException | None) -> None:
+        """As `finish`, for a plain test: on the loop of its portal."""
+        if self._portal is not None:
+            self._portal.call(self.finish, error)
+
+    def abandon(self) -> None:
+        """Let go of what a test that never ran has opened."""
+        if self._portal is not None:
+            if not self.finished:
+                self.finish_plain(pytest.skip.Exception("the test did not run"))
+            self._portal.close()
+        elif not self.finished:
+            self.pool.abandon()
+
+    def present(self, thing: T) -> T:
+        """Return a fixture's value as the test can use it: as it is to an async test, a blocking proxy to a plain one."""
+        if markers.is_async_test(self.item):
+            return thing
+        from commandbus.sync import Portal, SyncProxy
+
+        if self._portal is None:
+            self._portal = Portal()
+        proxy: Any = SyncProxy(thing, self._portal)
+        return proxy
+
+
+def expand_data(given_data: InitialData, ordinals: range) -> Iterator[dict[str, Any]]:
+    """Yield the data of each ordinal: the same for all, or what the given function makes of it."""
+    for ordinal in ordinals:
+        given = given_data(ordinal) if callable(given_data) else given_data
+        yield dict(given or {})

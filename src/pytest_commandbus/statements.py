@@ -1,0 +1,99 @@
+"""The statements by which tests look at their batches."""
+
+# Where the unfinished processes of a batch stand, and why, in groups.
+STUCK_PROCESSES = """
+    SELECT p.process_type, p.status, p.current_step, w.why, count(*), min(p.process_id::text)::uuid
+      FROM commandbus.process p
+      LEFT JOIN commandbus.command_state s ON s.command_id = p.command_id
+      LEFT JOIN commandbus.worker o ON o.worker_id = s.worker_id
+     CROSS JOIN LATERAL (SELECT CASE
+           WHEN s.command_id IS NULL THEN 'it waits for no command'
+           WHEN s.status = 'IN_TROUBLESHOOTING_QUEUE' THEN format('parked: %%s: %%s', s.error_code, s.error_message)
+           WHEN s.due_at > commandbus.now() THEN format('retry due in %%s s after attempt %%s of %%s failed: %%s: %%s',
+                ceil(extract(epoch FROM s.due_at - commandbus.now())), s.attempts, s.max_attempts,
+                s.error_code, s.error_message)
+           WHEN s.due_at IS NOT NULL THEN 'retry is due, no worker took it'
+           WHEN s.worker_id IS NULL AND s.status = 'PENDING' THEN 'queued, no worker took it'
+           WHEN s.worker_id IS NULL THEN format('its command is %%s, no reply reached it', s.status)
+           WHEN s.lease_until <= commandbus.now() THEN 'its lease ran out'
+           WHEN o.stopped_at IS NOT NULL OR o.alive_until < clock_timestamp()
+                THEN format('leased for %%s s to a worker that is gone',
+                            ceil(extract(epoch FROM s.lease_until - commandbus.now())))
+           ELSE 'being handled' END) w (why)
+     WHERE p.batch_id = %(batch_id)s AND p.completed_at IS NULL
+     GROUP BY 1, 2, 3, 4 ORDER BY 5 DESC, 3, 4 LIMIT 10"""
+
+STUCK_COMMANDS = """
+    SELECT s.command_type, s.status, s.step, w.why, count(*), min(s.command_id::text)::uuid
+      FROM commandbus.command_state s
+     CROSS JOIN LATERAL (SELECT CASE
+           WHEN s.status = 'IN_TROUBLESHOOTING_QUEUE' THEN format('parked: %%s: %%s', s.error_code, s.error_message)
+           WHEN s.due_at > commandbus.now() THEN format('retry due in %%s s after attempt %%s of %%s failed: %%s: %%s',
+                ceil(extract(epoch FROM s.due_at - commandbus.now())), s.attempts, s.max_attempts,
+                s.error_code, s.error_message)
+           WHEN s.worker_id IS NULL THEN 'queued, no worker took it'
+           WHEN s.lease_until <= commandbus.now() THEN 'its lease ran out'
+           ELSE 'being handled' END) w (why)
+     WHERE s.batch_id = %(batch_id)s AND s.completed_at IS NULL
+     GROUP BY 1, 2, 3, 4 ORDER BY 5 DESC, 1, 4 LIMIT 10"""
+
+LIVE_WORKERS = """
+    SELECT count(*) FILTER (WHERE stopped_at IS NULL AND alive_until >= clock_timestamp()), count(*)
+      FROM commandbus.worker"""
+
+TIMELINE = """
+    SELECT c.step, c.command_type, c.command_id, c.visit, c.compensates IS NOT NULL, e.type, e.ts, e.attempt, e.epoch,
+           e.worker_id, e.details
+      FROM commandbus.command c JOIN commandbus.event e ON e.command_id = c.command_id
+     WHERE c.process_id = %(process_id)s
+     ORDER BY e.ts, c.created_at, e.event_id"""
+
+# Processes that failed, are parked or did not end, the worst first.
+TROUBLED_PROCESSES = """
+    SELECT p.process_id, p.process_type, p.ordinal, p.status, p.current_step, p.error_code, p.error_message
+      FROM commandbus.process p
+     WHERE p.batch_id = ANY (%(batch_ids)s) AND p.status NOT IN ('COMPLETED', 'COMPENSATED')
+     ORDER BY CASE p.status WHEN 'FAILED' THEN 0 WHEN 'WAITING_FOR_TSQ' THEN 2 WHEN 'CANCELED' THEN 3 ELSE 1 END,
+              p.ordinal, p.process_id
+     LIMIT %(limit)s"""
+
+# How every process of a batch (of this number in its test) ended, with the failed attempts of each of its steps.
+OBSERVED = """
+    WITH batch AS (
+        SELECT array_agg(b.batch_id) AS ids FROM e2e.test_batch b WHERE b.number = %(number)s
+    ), failed AS (
+        SELECT c.process_id, c.step, count(*) AS failures, count(*) FILTER (WHERE e.type = 'RETRY_SCHEDULED') AS retries
+          FROM commandbus.process p
+          JOIN commandbus.command c ON c.process_id = p.process_id
+          JOIN commandbus.event e ON e.command_id = c.command_id
+         WHERE p.batch_id = ANY ((SELECT ids FROM batch)::uuid[])
+           AND e.type IN ('RETRY_SCHEDULED', 'MOVED_TO_TSQ', 'BUSINESS_RULE_FAILED') AND e.worker_id IS NOT NULL
+         GROUP BY c.process_id, c.step
+    ), failures AS (
+        SELECT process_id, json_object_agg(step, failures) AS by_step, sum(retries)::integer AS retries
+          FROM failed GROUP BY process_id
+    )
+    SELECT p.ordinal, p.status,
+           CASE WHEN p.status = 'CANCELED' THEN (
+                    SELECT c.step FROM commandbus.command c
+                     WHERE c.process_id = p.process_id AND c.compensates IS NULL AND c.status <> 'COMPLETED' LIMIT 1)
+                WHEN p.status <> 'COMPLETED' THEN p.current_step END,
+           coalesce(f.by_step, '{}'), coalesce(f.retries, 0)
+      FROM commandbus.process p LEFT JOIN failures f ON f.process_id = p.process_id
+     WHERE p.batch_id = ANY ((SELECT ids FROM batch)::uuid[]) ORDER BY p.ordinal"""
+
+# Which of these names some claimed command carried, as its step or as its type.
+NAMES_THAT_RAN = """
+    SELECT n.name FROM unnest(%(names)s::text[]) n (name)
+     WHERE EXISTS (SELECT FROM commandbus.command c JOIN commandbus.event e ON e.command_id = c.command_id
+                    WHERE (c.step = n.name OR c.command_type = n.name) AND e.type = 'RECEIVED')"""
+
+# A worker process that was killed cannot tell; its leases need not be waited for.
+WORKER_IS_GONE = """
+    UPDATE commandbus.worker SET stopped_at = clock_timestamp()
+     WHERE pid = %(pid)s AND host = %(host)s AND stopped_at IS NULL"""
+
+COMMANDS_OF_BATCH = """
+    SELECT command_id FROM commandbus.command_state
+     WHERE batch_id = %(batch_id)s AND (%(status)s::text IS NULL OR status = %(status)s)
+     ORDER BY ordinal"""
