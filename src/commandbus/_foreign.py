@@ -4,7 +4,6 @@ Also the mark by which the plugin knows that the `commandbus` it gets is this on
 """
 
 import os
-import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -50,6 +49,3 @@ def _foreign_in(folder: str) -> Iterator[str]:
     for entry in entries:
         if entry.startswith(tuple(_KNOWN)) and entry.endswith(_METADATA):
             yield next(name for prefix, name in _KNOWN.items() if entry.startswith(prefix))
-
-
-check(Path(__file__).parent, sys.path)

@@ -151,7 +151,7 @@ def _read(file: Traversable) -> Migration:
     if named is None or int(named[1]) == 0:
         raise MigrationError(f"{file}: a migration is named V<number>__<name>.sql, with a number from 1 on")
     try:
-        text = file.read_text(encoding="utf-8").replace("\r\n", "\n")  # a checkout's line ends are no edit
+        text = file.read_text(encoding="utf-8")  # with line ends translated: those of a checkout are no edit
     except UnicodeDecodeError as error:
         raise MigrationError(f"{file}: not UTF-8 text ({error}); convert it") from error
     return Migration(int(named[1]), file.name, text, hashlib.sha256(text.encode()).hexdigest())

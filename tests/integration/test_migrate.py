@@ -1,5 +1,6 @@
 """Migrations: each applied once, in order, and a history that does not fit is a clear error."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
+import commandbus
 from commandbus.errors import CommandBusError, MigrationError, SchemaError
 from commandbus.migrate import check_schema, migrate, own_migrations
 
@@ -101,6 +103,24 @@ def test_a_second_migrator_waits_for_the_first(empty_dsn: str) -> None:
         assert watcher.execute("SELECT to_regclass('commandbus.migration')").fetchone() == (None,)
         first.rollback()
         assert second.communicate(timeout=60)[0].strip() == str(OWN)
+
+
+@pytest.mark.parametrize("in_package", [True, False], ids=["wheel", "editable"])
+def test_our_migrations_are_found_in_the_package_or_beside_its_sources(tmp_path: Path, in_package: bool) -> None:
+    package = tmp_path / "src" / "commandbus"
+    ours = Path(commandbus.__file__).parent
+    shutil.copytree(ours, package, ignore=shutil.ignore_patterns("__pycache__", "migrations"))
+    folder = package / "migrations" if in_package else tmp_path / "migrations"
+    program = "from commandbus.migrate import own_migrations; print(*[m.name for m in own_migrations()])"
+    run = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(package.parent)!r}); {program}"]
+    without = subprocess.run(run, capture_output=True, text=True, timeout=60, check=False)
+    assert "lacks its migrations" in without.stderr
+    folder.mkdir()
+    (folder / "V001__one.sql").write_text("SELECT 1;")
+    assert subprocess.check_output(run, text=True, timeout=60).split() == ["V001__one.sql"]
+    (folder / "V003__three.sql").write_text("SELECT 1;")
+    with_gap = subprocess.run(run, capture_output=True, text=True, timeout=60, check=False)
+    assert "a number is left out" in with_gap.stderr
 
 
 @pytest.mark.asyncio

@@ -110,6 +110,8 @@ def test_shared_parts_are_refused_before_they_blow_up() -> None:
         wide = [wide] * 1000  # 10^24 bytes, were it written
     with pytest.raises(InvalidPayloadError, match="over the limit of 1,048,576"):
         dump_payload({"wide": wide})
+    with pytest.raises(InvalidPayloadError, match="at least"):  # told without writing them
+        dump_payload({"long": ["x" * 10_000] * 10_000})
 
 
 class Colour(enum.StrEnum):

@@ -110,6 +110,7 @@ def test_too_large_values_are_left_out_with_the_reason() -> None:
     for value in ({"a": "x" * 100}, {"a": ["x"] * 100}, {"a": list(range(100))}, {"a": ["x" * 60] * 10**6}):
         assert sanitise(value, limit=80).value["left_out"].startswith("result of ")
         assert sanitise(value, limit=80).changed
+    assert sanitise({"a": [0] * 100}, limit=80).value == {"left_out": "result of more than 80 bytes, the limit"}
     assert not sanitise({"a": "x" * 100}, limit=108).changed
     assert sanitise({"a": "x" * 100}, limit=107).value == {"left_out": "result of 108 bytes, over the limit of 107"}
 
