@@ -60,6 +60,12 @@ class Prediction:
     outcomes: Mapping[ProcessStatus, int]
     retries: int
 
+    @classmethod
+    def of(cls, processes: Iterable[ProcessPrediction]) -> "Prediction":
+        """Count what became of processes: predicted ones, or observed ones in the same form."""
+        known = tuple(processes)
+        return cls(known, Counter(process.outcome for process in known), sum(process.retries for process in known))
+
     @property
     def completed_count(self) -> int:
         """Processes that end COMPLETED (or COMPENSATED, which takes an operator)."""
@@ -110,8 +116,7 @@ def predict(
             _check(manager, applying, behaviors, every, types, path)
             shared = (applying, behaviors)
         processes.append(_Run(seed, batch, ordinal, max_attempts, shared[1]).predict(steps, undo))
-    outcomes = Counter(process.outcome for process in processes)
-    return Prediction(tuple(processes), outcomes, sum(process.retries for process in processes))
+    return Prediction.of(processes)
 
 
 class _Run:
