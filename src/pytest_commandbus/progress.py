@@ -198,13 +198,20 @@ class Watch:
     """A thread that looks at a load run and shows how it goes, until it is stopped.
 
     name: what to call the run. look: reads a snapshot, None while there is nothing to see. Its errors end the watch
-    and never the run.
+    and never the run. done: called by the thread at its end.
     """
 
-    def __init__(self, name: str, look: Callable[[], Snapshot | None], display: Display) -> None:
+    def __init__(
+        self,
+        name: str,
+        look: Callable[[], Snapshot | None],
+        display: Display,
+        done: Callable[[], None] = lambda: None,
+    ) -> None:
         self._name = name
         self._look = look
         self._display = display
+        self._done = done
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="commandbus-progress", daemon=True)
         self._recent: deque[Snapshot] = deque()
@@ -228,6 +235,7 @@ class Watch:
                     pause = max(self._display.interval, MOST_OF_THE_TIME * (time.monotonic() - began))
         finally:
             self._display.close()
+            self._done()
 
     def _show(self, now: Snapshot | None) -> None:
         if now is None or now.done >= now.total:

@@ -36,10 +36,10 @@ def shard_id(shard: int, shards: int) -> str:
 
 
 def parametrize_shards(metafunc: pytest.Metafunc) -> None:
-    """Makes one item a shard of each load test."""
+    """Makes one item a shard of each load test, on xdist workers."""
     shards = shard_count(metafunc.config)
     is_load_test = metafunc.definition.get_closest_marker("load") is not None
-    if is_load_test and shards > 1 and SHARD_FIXTURE in metafunc.fixturenames:
+    if is_load_test and hasattr(metafunc.config, "workerinput") and SHARD_FIXTURE in metafunc.fixturenames:
         ids = [shard_id(shard, shards) for shard in range(shards)]
         metafunc.parametrize(SHARD_FIXTURE, range(shards), ids=ids, indirect=True)
 

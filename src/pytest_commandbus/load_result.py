@@ -1,0 +1,178 @@
+"""The result of a load run: its figures, what became of each process, and what the seed predicts. Pure."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from .chaos import ChaosUsageError
+from .oracle import Prediction, ProcessPrediction
+from .report import QUANTILES, rate
+
+SAMPLES = 5
+"""How many processes that ended otherwise than predicted are named."""
+
+
+class StepFigures(NamedTuple):
+    """A row of the figures by step. step None: of all steps; outcome None: of all outcomes.
+
+    latency_ms: the quantiles p50, p95, p99. seconds: from the first attempt's begin to the last one's end.
+    """
+
+    step: str | None
+    outcome: str | None
+    attempts: int
+    latency_ms: Sequence[float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was read from the database of a finished run; times in seconds."""
+
+    processes: int
+    shards: int
+    workers: int
+    skipped: float
+    total_seconds: float
+    created_seconds: float
+    postgresql: str
+    outcomes: Mapping[str, int]
+    steps: Sequence[StepFigures]
+    peak_backlog: int
+
+
+@dataclass(frozen=True)
+class LoadResult:
+    """What `await cb_load(...)` gives: the merged figures of all shards, named as in the JSON report.
+
+    seed, processes, shards, workers, retries, in_troubleshooting, peak_backlog are numbers; *_seconds are wall time,
+    run_seconds from the first attempt's begin to the last one's end; outcomes counts processes by status; steps has for
+    each step the outcomes of its attempts and their latency in ms. actual: what became of each process.
+    mismatches: the processes that ended otherwise than predicted, as text; empty when all are as their seed says.
+    """
+
+    seed: int
+    processes: int
+    shards: int
+    workers: int
+    created_seconds: float
+    run_seconds: float
+    total_seconds: float
+    processes_per_second: float
+    commands_per_second: float
+    outcomes: Mapping[str, int]
+    steps: Mapping[str, Any]
+    retries: int
+    in_troubleshooting: int
+    peak_backlog: int
+    thresholds: Sequence[Mapping[str, Any]]
+    environment: Mapping[str, Any]
+    actual: Prediction = field(repr=False)
+    oracle: Callable[[Sequence[str] | None], Prediction] = field(repr=False, compare=False)
+
+    def predict(self, path: Sequence[str] | None = None) -> Prediction:
+        """What the oracle says of every process, for the declared order of steps or the given `path`.
+
+        Raises ChaosUsageError when the path depends on results and was not given.
+        """
+        return self.oracle(path)
+
+    @property
+    def predicted(self) -> Prediction:
+        """What the oracle says of every process; compare it with `actual`."""
+        return self.oracle(None)
+
+    @property
+    def mismatches(self) -> list[str]:
+        """The processes that ended otherwise than predicted, each told in a line."""
+        return differences(self.predicted, self.actual)
+
+
+def figures(measured: Measured, *, seed: int, environment: Mapping[str, Any]) -> dict[str, Any]:
+    """The result as a dict of built-in types, its keys those of the JSON report."""
+    overall = next((row for row in measured.steps if row.step is None), None)
+    run_seconds = max(overall.seconds - measured.skipped, 0.0) if overall is not None else 0.0
+    steps = _steps(measured.steps)
+    attempts: Counter[str] = Counter()
+    for step in steps.values():
+        attempts.update(step["outcomes"])
+    retries = attempts.pop("RETRY_SCHEDULED", 0)
+    return {
+        "seed": seed,
+        "processes": measured.processes,
+        "shards": measured.shards,
+        "workers": measured.workers,
+        "created_seconds": round(measured.created_seconds, 3),
+        "run_seconds": round(run_seconds, 3),
+        "total_seconds": round(measured.total_seconds, 3),
+        "processes_per_second": rate(measured.processes, run_seconds),
+        "commands_per_second": rate(attempts.total(), run_seconds),
+        "outcomes": dict(measured.outcomes),
+        "steps": steps,
+        "retries": retries,
+        "in_troubleshooting": measured.outcomes.get("WAITING_FOR_TSQ", 0),
+        "peak_backlog": measured.peak_backlog,
+        "thresholds": [],
+        "environment": {
+            **environment,
+            "skipped_seconds": round(measured.skipped, 3),
+            "postgresql": measured.postgresql,
+            "python": platform.python_version(),
+            "platform": platform.platform(terse=True),
+            "cpus": os.cpu_count(),
+        },
+    }
+
+
+def _steps(rows: Iterable[StepFigures]) -> dict[str, dict[str, Any]]:
+    steps: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if row.step is None:
+            continue
+        step = steps.setdefault(row.step, {"outcomes": {}, "latency_ms": {}})
+        if row.outcome is not None:
+            step["outcomes"][row.outcome] = row.attempts
+        else:
+            step["latency_ms"] = dict(zip(QUANTILES, (round(value, 3) for value in row.latency_ms), strict=True))
+    return steps
+
+
+def judgement(oracle: Callable[[Sequence[str] | None], Prediction], actual: Prediction) -> dict[str, Any]:
+    """The oracle's counts beside the actual ones, for the report; why there are none where it cannot tell."""
+    try:
+        predicted = oracle(None)
+    except ChaosUsageError as error:
+        return {"predicted": None, "not_predicted": str(error), "mismatches": None, "mismatch_samples": []}
+    differing = differences(predicted, actual)
+    return {
+        "predicted": {str(status): count for status, count in Counter(predicted.outcomes).most_common()},
+        "mismatches": len(differing),
+        "mismatch_samples": differing[:SAMPLES],
+    }
+
+
+def differences(predicted: Prediction, actual: Prediction) -> list[str]:
+    """Each process that ended otherwise than predicted, in the order of ordinals."""
+    if predicted.processes == actual.processes:
+        return []
+    foreseen = {process.ordinal: process for process in predicted.processes}
+    seen = {process.ordinal: process for process in actual.processes}
+    ordinals = sorted(foreseen.keys() | seen.keys())
+    return [
+        f"process {ordinal}: predicted {_told(foreseen.get(ordinal))}, was {_told(seen.get(ordinal))}"
+        for ordinal in ordinals
+        if foreseen.get(ordinal) != seen.get(ordinal)
+    ]
+
+
+def _told(process: ProcessPrediction | None) -> str:
+    if process is None:
+        return "absent"
+    at = f" at {process.failing_step}" if process.failing_step else ""
+    failures = ", ".join(f"{count} of {step}" for step, count in process.failures.items())
+    return f"{process.outcome}{at} ({failures or 'no'} failed)"
