@@ -130,6 +130,39 @@ def test_whatever_a_test_does_to_its_database_the_next_does_not_see(server: Embe
             stock.release(database)
 
 
+def test_a_used_database_comes_back_reset_under_another_name(server: EmbeddedPostgres, admin: Admin) -> None:
+    with Databases(server.dsn(), "run1", prepare=prepare, strategy="file_copy") as stock:
+        seen: dict[object, str] = {}
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while True:
+            database = stock.acquire()
+            with psycopg.connect(database.dsn) as connection:
+                oid = connection.execute("SELECT oid FROM pg_database WHERE datname = current_database()").fetchall()[0]
+                assert picture(connection) == picture_of_the_template(server)
+                connection.execute("INSERT INTO item (name) VALUES ('mine')")
+                connection.execute("UPDATE setting SET value = '5'")
+            if oid in seen:
+                break
+            seen[oid] = database.name
+            stock.release(database)
+            assert time.monotonic() < deadline, "no database was ever reset"
+        assert database.name != seen[oid]
+        with pytest.raises(psycopg.OperationalError, match="does not exist"):
+            psycopg.connect(server.dsn(seen[oid]))
+
+
+def test_a_test_that_clears_the_counters_is_not_trusted(server: EmbeddedPostgres, admin: Admin) -> None:
+    with Databases(server.dsn(), "run1", prepare=prepare, strategy="file_copy") as stock:
+        for _ in range(8):
+            database = stock.acquire()
+            with psycopg.connect(database.dsn, autocommit=True) as connection:
+                assert connection.execute("SELECT count(*) FROM pg_proc WHERE proname = 'hidden'").fetchall() == [(0,)]
+                connection.execute("CREATE FUNCTION hidden() RETURNS int LANGUAGE sql AS 'SELECT 1'")
+                connection.execute("SELECT pg_stat_force_next_flush()")
+                connection.execute("SELECT pg_stat_reset()")
+            stock.release(database)
+
+
 PICTURE = """
 SELECT jsonb_build_object(
   'relations', (SELECT jsonb_agg(jsonb_build_array(n.nspname, c.relname, c.relkind, c.relnatts, c.relacl::text,

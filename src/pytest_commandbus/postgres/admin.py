@@ -34,6 +34,11 @@ class Admin:
             self._connection.close()
             self._connection = None
 
+    def touch(self) -> None:
+        """Open the session and end it."""
+        self._session()
+        self.close()
+
     def rows(self, statement: LiteralString, **values: Any) -> list[tuple[Any, ...]]:
         """Run one statement with parameters; return its rows."""
         return self._session().execute(statement, values).fetchall()
@@ -73,10 +78,14 @@ class Admin:
     def end_sessions(self, name: str) -> None:
         """End the sessions on a database and wait a moment for their end."""
         deadline = time.monotonic() + SESSION_END_SECONDS
-        if self._sessions(name):
-            self.rows(databases_sql.END_SESSIONS, name=name)
+        if not self.rows(databases_sql.END_SESSIONS, name=name):
+            return
         while self._sessions(name) and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
+
+    def counting(self, name: str) -> list[tuple[Any, ...]]:
+        """Return what stays the same while a database is as it was made, and its counters are complete."""
+        return self.rows(databases_sql.COUNTING, name=name)
 
     def marked(self, prefix: str) -> list[tuple[str, str]]:
         """Return the databases whose mark begins so: (name, mark)."""

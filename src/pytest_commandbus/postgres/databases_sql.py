@@ -24,6 +24,17 @@ FROM pg_database
 WHERE starts_with(datname, 'cb_') AND starts_with(shobj_description(oid, 'pg_database'), %(prefix)s)
 ORDER BY datname
 """
+# What a test may have done to the database from outside its tables, and since when its counters count: cleared by
+# a test or lost in a crash (the checkpointer starts anew), they are incomplete.
+COUNTING: LiteralString = """
+SELECT d.datdba, d.datacl::text, d.datconnlimit,
+       (SELECT count(*) FROM pg_db_role_setting WHERE setdatabase = d.oid),
+       (SELECT count(*) FROM pg_prepared_xacts WHERE database = d.datname),
+       (SELECT count(*) FROM pg_replication_slots WHERE database = d.datname),
+       (SELECT backend_start FROM pg_stat_activity WHERE backend_type = 'checkpointer'),
+       pg_stat_get_db_stat_reset_time(d.oid)
+FROM pg_database d WHERE d.datname = %(name)s
+"""
 SESSIONS: LiteralString = """
 SELECT count(*) FROM pg_stat_activity WHERE datname = %(name)s AND backend_type = 'client backend'
 """
