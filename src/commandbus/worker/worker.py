@@ -57,6 +57,7 @@ class Worker:
         _check_numbers(concurrency, visibility_timeout, poll_interval, batch_size)
         self.domain = check_name(domain, "domain")
         self.worker_id: int | None = None
+        self.ready = asyncio.Event()  # set once it is registered
         self.counts = workers.WorkerCounts()
         self._pool = pool
         self._registry = handler_registry
@@ -86,6 +87,7 @@ class Worker:
         threads = ThreadPoolExecutor(self._concurrency, thread_name_prefix="commandbus-handler")
         try:
             await self._open(claim_conn, settle_conn)
+            self.ready.set()
             await self._work(claim_conn, settle_conn, threads)
         finally:
             threads.shutdown(wait=False, cancel_futures=True)

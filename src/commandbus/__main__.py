@@ -1,0 +1,5 @@
+"""`python -m commandbus`: the command line."""
+
+from commandbus.cli import main
+
+main(prog_name="commandbus")

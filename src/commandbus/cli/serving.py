@@ -1,0 +1,166 @@
+"""Run the workers of one process: make them, announce them, stop them on a signal, tell how they died."""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg_pool import AsyncConnectionPool
+
+from commandbus._core.connection import Pool
+from commandbus.app import App
+from commandbus.cli.database import unreachable
+from commandbus.cli.failures import Failure, Misuse
+from commandbus.errors import CommandBusError
+from commandbus.handler import Middleware
+from commandbus.migrate import check_schema
+from commandbus.worker import Worker
+from commandbus.worker.worker import KEPT_CONNECTIONS
+
+_log = logging.getLogger(__name__)
+
+MiddlewareFactory = Callable[[Pool], Middleware]
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_LARGEST_SHARE = 10  # connections for the handlers of one worker: more handlers than that wait for one another
+_GIVE_UP = 30.0  # seconds that the other workers get to stop when one died
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What was asked for; no `domains` means all of the application's, no `pool_size` one that fits."""
+
+    dsn: str
+    domains: Sequence[str] = ()
+    concurrency: int = 10
+    middleware: Sequence[MiddlewareFactory] = ()
+    visibility_timeout: float = 30.0
+    poll_interval: float = 1.0
+    listen: bool = True
+    pool_size: int | None = None
+
+
+async def serve(app: App, asked: Serving, *, announce: Callable[[str], None]) -> None:
+    """Work until a signal. `announce` is called once, when every worker is registered. Raises Failure."""
+    await _check_database(asked.dsn)
+    # its size is known once the domains are, and those come from managers that were given the pool
+    async with AsyncConnectionPool(asked.dsn, min_size=0, max_size=1, open=False, name="commandbus worker") as pool:
+        domains = _domains(app, asked, pool)
+        size = pool_size(domains, asked)
+        await pool.resize(0, size)
+        workers = [_worker(app, asked, pool, domain) for domain in domains]
+        what = f"domains: {', '.join(domains)}; concurrency: {asked.concurrency}; pool: {size}; pid: {os.getpid()}"
+        await _run(workers, lambda: announce(what))
+
+
+async def _check_database(dsn: str) -> None:
+    """Raise a Failure now, rather than when the pool has waited in vain."""
+    try:
+        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn:
+            await check_schema(conn)
+    except CommandBusError as error:
+        raise Failure(str(error)) from error
+    except psycopg.OperationalError as error:
+        raise unreachable(dsn, error) from error
+    except psycopg.Error as error:
+        raise Failure(f"the database refused to show its schema: {error}") from error
+
+
+def _domains(app: App, asked: Serving, pool: Pool) -> list[str]:
+    known = app.domains(pool)
+    if not known:
+        raise Misuse("the app has no handler and no process; declare one with @app.handler(...)")
+    unknown = sorted(set(asked.domains) - known)
+    if unknown:
+        raise Misuse(f"--domain {unknown[0]}: the app has nothing in it, only in {', '.join(sorted(known))}")
+    return sorted(set(asked.domains) or known)
+
+
+def pool_size(domains: Sequence[str], asked: Serving) -> int:
+    """How many connections the pool may have. Raises Failure when --pool-size is too small, with the arithmetic."""
+    kept = KEPT_CONNECTIONS * len(domains)
+    if asked.pool_size is None:
+        return kept + len(domains) * min(asked.concurrency, _LARGEST_SHARE)
+    if asked.pool_size <= kept:
+        raise Misuse(
+            f"--pool-size {asked.pool_size} is too small: {len(domains)} worker(s) ({', '.join(domains)}) keep "
+            f"{KEPT_CONNECTIONS} connections each, which is {kept}, and their handlers need at least 1 more: "
+            f"give {kept + 1} or more"
+        )
+    return asked.pool_size
+
+
+def _worker(app: App, asked: Serving, pool: Pool, domain: str) -> Worker:
+    return Worker(
+        pool,
+        domain=domain,
+        handler_registry=app.registry,
+        processes=app.processes(pool),
+        concurrency=asked.concurrency,
+        visibility_timeout=asked.visibility_timeout,
+        retry_policy=app.retry_policy,
+        poll_interval=asked.poll_interval,
+        middleware=[factory(pool) for factory in asked.middleware],
+        listen=asked.listen,
+    )
+
+
+def made_by(factory: Callable[[Pool], Any], reference: str, pool: Pool) -> Middleware:
+    """Call a middleware's factory. Raises Misuse when it makes something else."""
+    made = factory(pool)
+    if not isinstance(made, Middleware):
+        raise Misuse(f"--middleware {reference} returned a {type(made).__name__}, not a commandbus.Middleware")
+    return made
+
+
+async def _run(workers: Sequence[Worker], announce: Callable[[], None]) -> None:
+    """Run the workers until a signal, or until one of them ends by itself, which is a Failure."""
+    stopping = asyncio.Event()
+    tasks = [asyncio.create_task(w.run(), name=f"commandbus worker {w.domain}") for w in workers]
+    ready = asyncio.create_task(_announced(workers, announce))
+    asked = asyncio.create_task(stopping.wait())
+    with _Signals(stopping):
+        await asyncio.wait([*tasks, asked], return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        asked.cancel()
+        await asyncio.gather(*(w.stop(None if stopping.is_set() else _GIVE_UP) for w in workers))
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+    deaths = [end for end in ends if end is not None]
+    for death in deaths:
+        if not isinstance(death, CommandBusError):
+            _log.error("a worker died", exc_info=death)
+    if deaths:
+        raise Failure(f"a worker died: {type(deaths[0]).__name__}: {deaths[0]}")
+
+
+async def _announced(workers: Sequence[Worker], announce: Callable[[], None]) -> None:
+    for worker in workers:
+        await worker.ready.wait()
+    announce()
+
+
+class _Signals:
+    """While entered, the first signal sets `stopping`; a second one ends the process at once."""
+
+    def __init__(self, stopping: asyncio.Event) -> None:
+        self._stopping = stopping
+        self._loop = asyncio.get_running_loop()
+
+    def __enter__(self) -> None:
+        for number in _SIGNALS:
+            self._loop.add_signal_handler(number, self._stop, number)
+
+    def __exit__(self, *_: object) -> None:
+        for number in _SIGNALS:
+            self._loop.remove_signal_handler(number)
+
+    def _stop(self, number: signal.Signals) -> None:
+        if self._stopping.is_set():
+            _log.warning("%s again: ending at once; what runs is tried again when its lease has run out", number.name)
+            logging.shutdown()
+            os._exit(128 + number)
+        _log.info("%s: stopping once the running handlers have ended; a second signal ends at once", number.name)
+        self._stopping.set()
