@@ -39,6 +39,7 @@ from .fixtures.database import (  # noqa: E402
     cb_database,
     cb_postgres,
 )
+from .fixtures.load import _cb_shard, cb_load  # noqa: E402
 
 __all__ = [
     "_cb_app_runtime",
@@ -47,12 +48,14 @@ __all__ = [
     "_cb_package_database",
     "_cb_runtime",
     "_cb_session_database",
+    "_cb_shard",
     "cb_app",
     "cb_audit",
     "cb_bus",
     "cb_clock",
     "cb_command_batch",
     "cb_database",
+    "cb_load",
     "cb_pool",
     "cb_postgres",
     "cb_process_batch",

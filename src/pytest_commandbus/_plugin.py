@@ -63,10 +63,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     load_session.skip_load_tests(config, items)
 
 
-def pytest_runtest_logstart(nodeid: str) -> None:
-    """Show the progress of a load test, on the controller of its shards."""
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """End a test's pools, workers and audit within the test, on its own loop."""

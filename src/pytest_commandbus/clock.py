@@ -2,14 +2,34 @@
 
 from typing import TYPE_CHECKING
 
+from . import behavior_sql
+
 if TYPE_CHECKING:
     from .pools import LazyPool
 
 
 class Clock:
-    """The clock of one test database. All scheduling, leases and audit go by it; heartbeats and rates do not."""
+    """The clock of one test database. Scheduling, leases and audit go by it; heartbeats, rates and latencies do not."""
 
     def __init__(self, pool: "LazyPool") -> None:
         self._pool = pool
-        self.skipped = 0.0
-        """Seconds that this test has skipped so far, by waiting and by hand."""
+        self._skipped = 0.0
+
+    @property
+    def skipped(self) -> float:
+        """Seconds by which this test has moved the clock so far, waiting and by hand."""
+        return self._skipped
+
+    async def advance(self, seconds: float) -> None:
+        """Move the clock on by hand, whoever is at work: what is due then becomes due, leases run out."""
+        async with self._pool.connection() as connection:
+            await connection.execute(behavior_sql.ADVANCE_CLOCK, {"seconds": seconds})
+        self._skipped += seconds
+
+    async def skip(self) -> float:
+        """Move the clock to the next due moment if nothing is due and no live worker is at work; return the seconds."""
+        async with self._pool.connection() as connection:
+            row = await (await connection.execute(behavior_sql.SKIP_CLOCK)).fetchone()
+        seconds = 0.0 if row is None else float(row[0])
+        self._skipped += seconds
+        return seconds

@@ -36,24 +36,12 @@ async def check(runtime: "Runtime") -> None:
 
 
 async def _check_rules_matched(runtime: "Runtime") -> None:
-    from . import statements
-
-    rules = list(runtime.rules)
-    if not rules:
-        return
-    names = sorted({name for rule in rules for name in rule.names})
-    async with runtime.pool.connection() as connection:
-        cursor = await connection.execute(statements.NAMES_THAT_RAN, {"names": names})
-        ran = {name for (name,) in await cursor.fetchall()}
-    idle = [rule for rule in rules if not ran.intersection(rule.names)]
-    if idle:
+    unmatched = await runtime.unmatched_rules()
+    if unmatched:
+        names = ", ".join(f"{written}=…" for written in unmatched)
         pytest.fail(
-            "; ".join(
-                f"@pytest.mark.chaos({rule.written}=…) matched nothing that ran: no worker of this test took a command of "
-                f"{rule.name}"
-                for rule in idle
-            )
-            + ". Remove it, or let the test run that step",
+            f"@pytest.mark.chaos({names}) matched nothing that ran: no worker of this test took such a command. Remove it, "
+            "or let the test run that step",
             pytrace=False,
         )
 

@@ -64,7 +64,9 @@ class ProcessBatchFactory:
             processes=processes,
         )
 
-    def predict(self, manager: Any, *, count: int = 1, path: Sequence[str] | None = None, batch_number: int = 1) -> "Prediction":
+    def predict(
+        self, manager: Any, *, count: int = 1, path: Sequence[str] | None = None, batch_number: int = 1
+    ) -> "Prediction":
         """Return what chaos will make of each process of a batch, before it runs.
 
         batch_number: which batch of the test it will be, from 1. path: the steps in the order in which they run, where
@@ -99,7 +101,7 @@ class CommandBatchFactory:
 
         from commandbus import BatchCommand
 
-                if count < 0:
+        if count < 0:
             raise pytest.UsageError(f"cb_command_batch: count={count} must not be negative")
         commands = [BatchCommand(command_type, uuid4(), each) for each in expand_data(data, range(count))]
         return await self._runtime.command_batch(

@@ -22,7 +22,6 @@ class LazyPool(AsyncConnectionPool[AsyncConnection[Any]]):
             open=False,
             name=name,
             configure=self._remember,
-            kwargs={"autocommit": True},
         )
 
     async def getconn(self, timeout: float | None = None) -> AsyncConnection[Any]:

@@ -71,21 +71,25 @@ class ProcessBatch(BatchHandle):
     async def processes(self, status: ProcessStatus | str | None = None) -> list[ProcessMetadata]:
         """Return the processes of the batch in the order of their ordinals: all, or those of one status."""
         repository = ProcessRepository(self._runtime.pool)
-        return await repository.list_batch(self.batch_id, status=None if status is None else ProcessStatus(status))
+        return await repository.of_batch(self.batch_id, None if status is None else ProcessStatus(status))
 
     async def timeline(self, process_id: UUID) -> list[TimelineEntry]:
         """Return what happened to a process, oldest first: the audit events of all its commands."""
         return await read_timeline(self._runtime, process_id)
 
-    def predict(self, *, path: Sequence[str] | None = None) -> Prediction:
+    def predict(
+        self, *, path: Sequence[str] | None = None, command_types: Mapping[str, str] | None = None
+    ) -> Prediction:
         """Return what chaos makes of every process, worked out without running anything.
 
-        path: the steps in the order in which they run, where that depends on results. Errors: ChaosUsageError.
+        path: the steps in the order in which they run, where that depends on results. command_types: step to command
+        type, where a rule is for a command type that is no step's name. Errors: ChaosUsageError.
         """
         return self._runtime.predict(
             self.manager,
             count=len(self.ordinals),
             path=path,
+            command_types=command_types,
             batch_number=self.number,
             first_ordinal=self.ordinals.start,
         )

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from commandbus.sync import Portal
 
     from commandbus import App, BatchCommand, TroubleshootingQueue
-    from commandbus.handler import Middleware
     from commandbus.process import BaseProcessManager
 
     from .chaos_rules import ChaosRules
@@ -72,7 +71,7 @@ class Runtime:
         """Return what an operator acts on; it advances processes by the App's managers when there is an App."""
         from commandbus import TroubleshootingQueue
 
-        return TroubleshootingQueue(self.pool)
+        return TroubleshootingQueue(self.pool, processes=() if self.app is None else self.managers)
 
     def require_app(self, who: str) -> "App":
         """Return the App under test, for the fixture `who` which needs it."""
@@ -140,21 +139,32 @@ class Runtime:
             raise pytest.UsageError(str(error)) from None
         return rules
 
-    async def middleware(self) -> "list[Middleware]":
-        """Return the middleware of in-process workers, once the rules are in the database."""
-        from .behavior import chaos_middleware
-
-        await self.store_rules()
-        return [chaos_middleware(self.pool)] if self.rules else []
-
     async def store_rules(self) -> None:
         """Put the seed and the rules of the test into its database, once, where all workers find them."""
         if self._rules_stored:
             return
+        from . import statements
         from .behavior import BehaviorRepository
 
-        await BehaviorRepository(self.pool).store_rules(self.seed, self.rules)
+        async with self.pool.connection() as connection, connection.transaction():
+            shared = markers.load_marker(self.item) is not None
+            if shared:
+                await connection.execute(statements.LOCK_CHAOS_RUN)
+                row = await (await connection.execute(statements.HAS_CHAOS_RUN)).fetchone()
+            if not shared or row != (True,):
+                await BehaviorRepository().store_rules(
+                    self.seed, self.rules, skips_time=self.skips_time, conn=connection
+                )
         self._rules_stored = True
+
+    async def unmatched_rules(self) -> list[str]:
+        """Return the chaos rules, as written, that were for nothing that ran."""
+        if not self.rules:
+            return []
+        from .behavior import BehaviorRepository
+
+        await self.store_rules()
+        return await BehaviorRepository(self.pool).unmatched()
 
     def predict(
         self,
@@ -162,6 +172,7 @@ class Runtime:
         *,
         count: int,
         path: Sequence[str] | None = None,
+        command_types: Mapping[str, str] | None = None,
         batch_number: int = 1,
         first_ordinal: int = 0,
     ) -> "Prediction":
@@ -177,6 +188,7 @@ class Runtime:
             max_attempts=self.require_app("predict").retry_policy.max_attempts,
             first_ordinal=first_ordinal,
             path=path,
+            command_types=command_types,
         )
 
     async def observed(self, batch_number: int) -> "Prediction":

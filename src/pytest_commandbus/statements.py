@@ -82,11 +82,9 @@ OBSERVED = """
       FROM commandbus.process p LEFT JOIN failures f ON f.process_id = p.process_id
      WHERE p.batch_id = ANY ((SELECT ids FROM batch)::uuid[]) ORDER BY p.ordinal"""
 
-# Which of these names some claimed command carried, as its step or as its type.
-NAMES_THAT_RAN = """
-    SELECT n.name FROM unnest(%(names)s::text[]) n (name)
-     WHERE EXISTS (SELECT FROM commandbus.command c JOIN commandbus.event e ON e.command_id = c.command_id
-                    WHERE (c.step = n.name OR c.command_type = n.name) AND e.type = 'RECEIVED')"""
+# The shards of a load test share a database: the first one to come stores the run, the others wait and see it.
+LOCK_CHAOS_RUN = "LOCK TABLE e2e.chaos_run IN SHARE ROW EXCLUSIVE MODE"
+HAS_CHAOS_RUN = "SELECT EXISTS (SELECT FROM e2e.chaos_run)"
 
 # A worker process that was killed cannot tell; its leases need not be waited for.
 WORKER_IS_GONE = """

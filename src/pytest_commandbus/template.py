@@ -15,11 +15,9 @@ def version() -> str:
 
 def prepare(dsn: str, folders: Sequence[Path]) -> None:
     """Fill a new database: the bus's migrations, the users' own, then the schema e2e."""
-    import psycopg
-
     from commandbus import migrate
 
+    from .behavior import install_e2e
+
     migrate(dsn, folders=folders)
-    with psycopg.connect(dsn) as connection:
-        for file in sorted(SCHEMA.glob("*.sql")):
-            connection.execute(file.read_bytes())
+    install_e2e(dsn)

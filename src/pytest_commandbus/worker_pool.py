@@ -1,18 +1,21 @@
 """Workers for a test: in its own process, or in processes of their own."""
 
 import asyncio
+import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from commandbus import Worker
+    from commandbus import App, Worker
 
+    from .pools import LazyPool
     from .runtime import Runtime
 
 DEFAULT_WORKERS, DEFAULT_CONCURRENCY = 2, 10
 STOP_SECONDS = 30.0
+_KEPT_CONNECTIONS = 2  # of its pool, by each worker
 
 
 class WorkerDiedError(AssertionError):
@@ -62,6 +65,7 @@ class TaskPool(WorkerPool):
         self._concurrency = concurrency
         self._options = options
         self._tasks: dict[asyncio.Task[None], Worker] = {}
+        self._pool: LazyPool | None = None
 
     @property
     def running(self) -> bool:
@@ -70,34 +74,45 @@ class TaskPool(WorkerPool):
 
     async def start(self) -> None:
         """Start the workers."""
-        from commandbus import Worker
+        from .pools import POOL_SIZE, LazyPool
 
         app = self._runtime.require_app("cb_worker_pool")
-        middleware = await self._runtime.middleware()
-        for domain in sorted(app.domains):
-            for number in range(self._workers):
-                worker = Worker(
-                    self._runtime.pool,
-                    domain=domain,
-                    handler_registry=app.registry,
-                    processes=app.processes(self._runtime.pool),
-                    concurrency=self._concurrency,
-                    retry_policy=app.retry_policy,
-                    middleware=middleware,
-                    **self._options,
-                )
-                task = asyncio.create_task(worker.run(), name=f"worker {number + 1} of {domain}")
-                self._tasks[task] = worker
+        await self._runtime.store_rules()
+        domains = sorted(app.domains(self._runtime.pool))
+        size = len(domains) * self._workers * _KEPT_CONNECTIONS + POOL_SIZE
+        self._pool = LazyPool(
+            self._runtime.database.dsn, max_size=size, name=f"cb-workers-{self._runtime.database.name}"
+        )
+        for domain in domains:
+            for number in range(1, self._workers + 1):
+                worker = self._worker(app, domain, self._pool)
+                self._tasks[asyncio.create_task(worker.run(), name=f"worker {number} of {domain}")] = worker
+
+    def _worker(self, app: "App", domain: str, pool: "LazyPool") -> "Worker":
+        from commandbus import Worker
+
+        from .behavior import chaos_middleware
+
+        return Worker(
+            pool,
+            domain=domain,
+            handler_registry=app.registry,
+            processes=app.processes(pool),
+            concurrency=self._concurrency,
+            retry_policy=app.retry_policy,
+            middleware=[chaos_middleware(pool)] if self._runtime.rules else [],
+            **self._options,
+        )
 
     async def stop(self) -> None:
         """Stop the workers gracefully. Errors: WorkerDiedError."""
         tasks, self._tasks = self._tasks, {}
         died = _traceback_of_dead(tasks)
-        await asyncio.gather(
-            *(w.stop(timeout=STOP_SECONDS) for t, w in tasks.items() if not t.done()), return_exceptions=True
-        )
-        await asyncio.gather(*tasks, return_exceptions=True)
-        died = died or _traceback_of_dead(task for task in tasks if not task.cancelled() and task.exception())
+        stopping = [worker.stop(timeout=STOP_SECONDS) for task, worker in tasks.items() if not task.done()]
+        await asyncio.gather(*stopping, *tasks, return_exceptions=True)
+        died = died or _traceback_of_dead(task for task in tasks if task.cancelled() or task.exception())
+        if self._pool is not None:
+            await self._pool.close()
         if died:
             raise WorkerDiedError(died)
 
@@ -108,9 +123,7 @@ class TaskPool(WorkerPool):
             raise WorkerDiedError(died)
 
 
-def _traceback_of_dead(tasks: Any) -> str:
-    import traceback
-
+def _traceback_of_dead(tasks: Iterable["asyncio.Task[None]"]) -> str:
     parts = []
     for task in tasks:
         if task.done():
