@@ -58,8 +58,8 @@ CREATE INDEX ix_command_batch_id ON commandbus.command (batch_id) WHERE batch_id
 CREATE INDEX ix_command_process_id ON commandbus.command (process_id) WHERE process_id IS NOT NULL;
 
 CREATE TABLE commandbus.queue (
+    seq            bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     domain         text        NOT NULL,
-    seq            bigint      GENERATED ALWAYS AS IDENTITY,
     command_id     uuid        NOT NULL,
     command_type   text        NOT NULL,
     epoch          integer     NOT NULL DEFAULT 0,
@@ -70,11 +70,11 @@ CREATE TABLE commandbus.queue (
     queued_at      timestamptz NOT NULL,
     lease_until    timestamptz,
     worker_id      integer,
-    PRIMARY KEY (domain, seq),
     CONSTRAINT queue_lease_whole CHECK ((lease_until IS NULL) = (worker_id IS NULL))
 ) WITH (fillfactor = 30, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000,
         autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 100000);
 
+CREATE INDEX ix_queue_domain_seq ON commandbus.queue (domain, seq);
 CREATE UNIQUE INDEX ix_queue_command_id ON commandbus.queue (command_id);
 
 CREATE TABLE commandbus.scheduled (

@@ -13,12 +13,13 @@
 -- troubleshooting row. Locks are always taken in that order: the live row, then process, then command.
 --
 -- Sets come in as one JSON parameter, read once by json_to_recordset. PostgreSQL has no statistics for such
--- sets, so the plans are pinned to nested loops over the primary keys.
+-- sets, so the plans are pinned to nested loops over the primary keys; what a row is
+-- compared with comes out of the set too (the worker), since a constant would tempt the planner to begin at the queue.
 
 CREATE FUNCTION commandbus.enqueue(p_commands json) RETURNS integer
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
-SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off
+SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
 AS $$
 DECLARE
     v_now   timestamptz := commandbus.now();
@@ -54,7 +55,7 @@ $$;
 CREATE FUNCTION commandbus.start_processes(p_processes json, p_commands json) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
-SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off
+SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
 AS $$
 DECLARE
     v_now timestamptz := commandbus.now();
@@ -85,7 +86,7 @@ RETURNS TABLE (
     process_ordinal bigint, visits text, undo text, undone_status text)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
-SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off
+SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
 AS $$
 DECLARE
     v_now timestamptz := commandbus.now();
@@ -115,7 +116,7 @@ BEGIN
            SET epoch = q.epoch + 1, lost_leases = q.lost_leases + (q.worker_id IS NOT NULL)::integer,
                max_attempts = coalesce(q.max_attempts, p_max_attempts),
                lease_until = greatest(v_now, q.queued_at) + p_lease, worker_id = p_worker
-          FROM due WHERE q.domain = p_domain AND q.seq = due.seq
+          FROM due WHERE q.seq = due.seq
         RETURNING q.*
     ), received AS (
         INSERT INTO commandbus.event (command_id, type, ts, epoch, worker_id, attempt, max_attempts, lease_until)
@@ -141,7 +142,7 @@ CREATE FUNCTION commandbus.renew(
 RETURNS TABLE (seq bigint, lease_until timestamptz)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
-SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off
+SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
 AS $$
 DECLARE
     v_now timestamptz := commandbus.now();
@@ -149,8 +150,8 @@ BEGIN
     RETURN QUERY
     WITH renewed AS (
         UPDATE commandbus.queue q SET lease_until = v_now + p_lease
-          FROM unnest(p_seqs, p_epochs) AS s (seq, epoch)
-         WHERE q.domain = p_domain AND q.seq = s.seq AND q.epoch = s.epoch AND q.worker_id = p_worker
+          FROM unnest(p_seqs, p_epochs, array_fill(p_worker, ARRAY[cardinality(p_seqs)])) AS s (seq, epoch, worker_id)
+         WHERE q.seq = s.seq AND q.epoch = s.epoch AND q.worker_id = s.worker_id
         RETURNING q.*
     ), audited AS (
         INSERT INTO commandbus.event (command_id, type, ts, epoch, worker_id, lease_until)
@@ -166,7 +167,7 @@ CREATE FUNCTION commandbus.release(p_domain text, p_worker integer, p_seqs bigin
 RETURNS integer
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
-SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off
+SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
 AS $$
 DECLARE
     v_now      timestamptz := commandbus.now();
@@ -174,8 +175,8 @@ DECLARE
 BEGIN
     WITH released AS (
         UPDATE commandbus.queue q SET lease_until = NULL, worker_id = NULL
-          FROM unnest(p_seqs, p_epochs) AS s (seq, epoch)
-         WHERE q.domain = p_domain AND q.seq = s.seq AND q.epoch = s.epoch AND q.worker_id = p_worker
+          FROM unnest(p_seqs, p_epochs, array_fill(p_worker, ARRAY[cardinality(p_seqs)])) AS s (seq, epoch, worker_id)
+         WHERE q.seq = s.seq AND q.epoch = s.epoch AND q.worker_id = s.worker_id
         RETURNING q.command_id, q.epoch
     ), audited AS (
         INSERT INTO commandbus.event (command_id, type, ts, epoch, worker_id)
@@ -194,7 +195,7 @@ $$;
 CREATE FUNCTION commandbus.record_outcomes(p_worker integer, p_outcomes json) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
-SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off
+SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
 AS $$
 DECLARE
     v_now   timestamptz := commandbus.now();
@@ -246,7 +247,7 @@ $$;
 CREATE FUNCTION commandbus.advance_processes(p_advances json) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
-SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off
+SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
 AS $$
 DECLARE
     v_now timestamptz := commandbus.now();
@@ -273,15 +274,16 @@ CREATE FUNCTION commandbus.settle(
 RETURNS bigint[]
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
-SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off
+SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
 AS $$
 DECLARE
     v_ours bigint[];
     v_lost bigint[];
 BEGIN
     WITH ours AS (
-        DELETE FROM commandbus.queue q USING unnest(p_seqs, p_epochs) AS s (seq, epoch)
-         WHERE q.domain = p_domain AND q.seq = s.seq AND q.epoch = s.epoch AND q.worker_id = p_worker
+        DELETE FROM commandbus.queue q
+         USING unnest(p_seqs, p_epochs, array_fill(p_worker, ARRAY[cardinality(p_seqs)])) AS s (seq, epoch, worker_id)
+         WHERE q.seq = s.seq AND q.epoch = s.epoch AND q.worker_id = s.worker_id
         RETURNING q.seq
     )
     SELECT coalesce(array_agg(seq), '{}') INTO v_ours FROM ours;
@@ -326,12 +328,13 @@ CREATE FUNCTION commandbus.lock_claims(p_domain text, p_worker integer, p_seqs b
 RETURNS bigint[]
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
-SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off
+SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
 AS $$
     WITH ours AS (
-        SELECT q.seq FROM unnest(p_seqs, p_epochs) AS s (seq, epoch)
-          JOIN commandbus.queue q ON q.domain = p_domain AND q.seq = s.seq
-         WHERE q.epoch = s.epoch AND q.worker_id = p_worker
+        SELECT q.seq
+          FROM unnest(p_seqs, p_epochs, array_fill(p_worker, ARRAY[cardinality(p_seqs)])) AS s (seq, epoch, worker_id)
+          JOIN commandbus.queue q ON q.seq = s.seq
+         WHERE q.epoch = s.epoch AND q.worker_id = s.worker_id
            FOR UPDATE OF q
     )
     SELECT coalesce(array_agg(seq), '{}') FROM ours
@@ -342,7 +345,7 @@ $$;
 CREATE FUNCTION commandbus.sweep(p_domain text, p_upto bigint) RETURNS integer
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
-SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off
+SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
 AS $$
 DECLARE
     v_now      timestamptz := commandbus.now();
@@ -354,7 +357,7 @@ BEGIN
            AND q.worker_id IS NOT NULL AND q.lease_until <= v_now AND q.lost_leases + 1 >= q.max_attempts
          ORDER BY q.seq FOR UPDATE SKIP LOCKED
     ), swept AS (
-        DELETE FROM commandbus.queue q USING lost WHERE q.domain = p_domain AND q.seq = lost.seq RETURNING q.*
+        DELETE FROM commandbus.queue q USING lost WHERE q.seq = lost.seq RETURNING q.*
     )
     SELECT json_agg(json_build_object(
                'command_id', s.command_id, 'domain', s.domain, 'command_type', s.command_type,
@@ -379,7 +382,7 @@ $$;
 CREATE FUNCTION commandbus.requeue(p_commands json) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
-SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off
+SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
 AS $$
 DECLARE
     v_now     timestamptz := commandbus.now();

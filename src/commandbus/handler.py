@@ -137,21 +137,25 @@ class HandlerRegistry:
 
     def add(self, domain: str, command_type: str, function: HandlerFunction) -> None:
         """Register `function(command, context)`. Raises HandlerAlreadyRegisteredError for a second one."""
-        key = (check_name(domain, "domain"), check_name(command_type, "command type"))
+        domain, command_type = check_name(domain, "domain"), check_name(command_type, "command type")
+        key = (domain, command_type)
         if not callable(function):
             raise TypeError(f"the handler of {command_type!r} must be callable, not {type(function).__name__}")
         name = f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(function))}"
         if key in self._handlers:
-            raise HandlerAlreadyRegisteredError(*key, self._handlers[key].name, name)
+            raise HandlerAlreadyRegisteredError(domain, command_type, self._handlers[key].name, name)
         called = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
-        self._handlers[key] = RegisteredHandler(*key, function, inspect.iscoroutinefunction(called), name)
+        self._handlers[key] = RegisteredHandler(
+            domain, command_type, function, inspect.iscoroutinefunction(called), name
+        )
 
     def register(self, function: HandlerFunction) -> None:
         """Register a function that `@handler` declared."""
         declared = getattr(function, _DECLARATION, None)
         if declared is None:
             raise TypeError(f"{function!r} is no handler: decorate it with @handler(domain=, command_type=)")
-        self.add(*declared, function)
+        domain, command_type = declared
+        self.add(domain, command_type, function)
 
     def register_instance(self, instance: object) -> None:
         """Register every method of `instance` that `@handler` declared."""

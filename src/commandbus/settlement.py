@@ -1,4 +1,4 @@
-"""Outcomes of claimed commands -> one guarded transaction: the outcomes, the processes they advance, what comes next."""
+"""Outcomes of claimed commands -> one guarded transaction: outcomes, the processes they advance, what comes next."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,6 @@ from commandbus.process import advance
 from commandbus.process.decide import Manager, Process
 from commandbus.process.models import ProcessResponse
 from commandbus.repositories import queue
-
 
 
 @dataclass(slots=True)
@@ -59,11 +58,11 @@ class Settlement:
         self, conn: Connection, finished: Sequence[Finished], seqs: Sequence[int], advances: Sequence[advance.Advance]
     ) -> set[int]:
         advanced, sends = advance.rows(advances)
-        seq_of_send = {a.decision.send.command_id: seq for seq, a in zip(seqs, advances, strict=True) if a.decision.send}
         for row, seq in zip(advanced, seqs, strict=True):
             row["seq"] = seq
-        for row in sends:
-            row["seq"] = seq_of_send[row["command_id"]]
+        sending = [seq for seq, a in zip(seqs, advances, strict=True) if a.decision.send is not None]
+        for row, seq in zip(sends, sending, strict=True):
+            row["seq"] = seq
         outcomes = [self._outcome_row(f) for f in finished]
         return await queue.settle(
             conn, self.domain, self.worker_id, [f.claimed for f in finished], outcomes, advanced, sends
@@ -72,12 +71,12 @@ class Settlement:
     def _reply(self, finished: Finished) -> tuple[Manager, Process, ProcessResponse] | None:
         """The process that this outcome advances here, if its manager lives in this application."""
         claimed, outcome = finished.claimed, finished.outcome
-        if outcome.reply is None or claimed.process_id is None or claimed.process_type not in self.managers:
+        manager = self.managers.get(claimed.process_type or "")
+        if outcome.reply is None or claimed.process_id is None or manager is None:
             return None
-        manager = self.managers[claimed.process_type]
         process = Process(
             process_id=claimed.process_id,
-            process_type=claimed.process_type,
+            process_type=manager.process_type,
             domain=manager.domain,
             state=load_payload(claimed.state or "{}"),
             command_id=claimed.command_id,

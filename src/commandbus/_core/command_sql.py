@@ -36,22 +36,21 @@ class CommandParsers:
     @staticmethod
     def metadata(row: tuple[Any, ...]) -> CommandMetadata:
         """Parse a row of GET."""
-        head, data, middle, result, tail = row[:4], row[4], row[5:13], row[13], row[14:]
-        return CommandMetadata(
-            *head[:3], CommandStatus(head[3]), load_payload(data), *middle, load_json(result), *tail
-        )
+        values = list(row)
+        values[3], values[4], values[13] = CommandStatus(row[3]), load_payload(row[4]), load_json(row[13])
+        return CommandMetadata(*values)
 
     @staticmethod
     def event(row: tuple[Any, ...]) -> AuditEvent:
         """Parse a row of AUDIT_TRAIL."""
-        return AuditEvent(*row[:9], details=load_json(row[9]) or {})
+        values = list(row)
+        values[9] = load_json(row[9]) or {}
+        return AuditEvent(*values)
 
 
 def load_json(text: str | None) -> Any:
     """Parse a nullable json column that was read as text."""
     return None if text is None else load_payload(text)
-
-
 
 
 class CommandParams:

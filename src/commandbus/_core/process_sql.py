@@ -6,6 +6,7 @@ from uuid import UUID
 import orjson
 from orjson import Fragment
 
+from commandbus.models import CommandStatus
 from commandbus.payload import load_payload
 from commandbus.process.decide import Decision, Undo
 from commandbus.process.models import ProcessAuditEntry, ProcessMetadata, ProcessStatus
@@ -168,6 +169,7 @@ class ProcessParsers:
     @staticmethod
     def audit_entry(row: tuple[Any, ...]) -> ProcessAuditEntry:
         """Parse a row of AUDIT_TRAIL."""
-        data = load_payload(row[8])
-        result = None if row[9] is None else load_payload(row[9])
-        return ProcessAuditEntry(*row[:8], data, result, *row[10:])
+        values = list(row)
+        values[6], values[8] = CommandStatus(row[6]), load_payload(row[8])
+        values[9] = None if row[9] is None else load_payload(row[9])
+        return ProcessAuditEntry(*values)

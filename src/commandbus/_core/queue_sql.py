@@ -45,7 +45,9 @@ class QueueSQL:
 
     CLAIM = """
         SELECT * FROM commandbus.claim(%(domain)s, %(worker)s, %(limit)s, %(lease)s, %(max_attempts)s, %(after)s)"""
-    RENEW = "SELECT seq, lease_until FROM commandbus.renew(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s, %(lease)s, %(audited)s)"
+    RENEW = """
+        SELECT seq, lease_until
+          FROM commandbus.renew(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s, %(lease)s, %(audited)s)"""
     RELEASE = "SELECT commandbus.release(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s)"
     LOCK_CLAIMS = "SELECT commandbus.lock_claims(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s)"
     SETTLE = """

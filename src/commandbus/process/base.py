@@ -65,7 +65,7 @@ class BaseProcessManager(ABC):
         for item in items:
             await self.before_send_command(item.process, item.step, item.command_id, item.payload, conn)
 
-    async def before_send_command(
+    async def before_send_command(  # noqa: B027  a hook: most managers need none
         self, process: ProcessMetadata, step: str, command_id: UUID, payload: dict[str, Any], conn: Connection
     ) -> None:
         """Hook before one command is stored, in its transaction. What it raises fails this process only."""

@@ -12,7 +12,14 @@ from psycopg import AsyncConnection
 
 from commandbus.models import ReplyOutcome
 from commandbus.payload import check_name, dump_payload, sanitise_text
-from commandbus.process.models import ProcessCommand, ProcessMetadata, ProcessResponse, ProcessStatus, dump_state, load_state
+from commandbus.process.models import (
+    ProcessCommand,
+    ProcessMetadata,
+    ProcessResponse,
+    ProcessStatus,
+    dump_state,
+    load_state,
+)
 
 DECISION_FAILED = "PROCESS_DECISION_FAILED"
 

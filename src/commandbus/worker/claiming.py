@@ -52,8 +52,8 @@ class Intake:
         durations = self.slots.durations
         target = size
         if durations:
-            slowest = max(max(durations.values()), 1e-6)
-            target = max(size, min(2 * batch_size, int(size * self.lease / 2 / slowest)))
+            by_time = size * self.lease / 2 / max(*durations.values(), 1e-6)
+            target = max(size, min(2 * batch_size, int(by_time)))
         in_hand = self.slots.in_hand + self._settling.waiting
         if in_hand >= target or (in_hand >= size and in_hand > target // 2):
             return 0
@@ -214,5 +214,3 @@ class Claiming:
                 await self._woken.wait()
         except TimeoutError:
             pass
-
-

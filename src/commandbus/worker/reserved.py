@@ -88,7 +88,7 @@ class ReservedConnection:
                 delay = min(delay * 2, _LONGEST_DELAY)
 
     async def _take(self) -> Connection:
-        conn = await self._pool.getconn()
+        conn: Connection = await self._pool.getconn()
         try:
             await conn.set_autocommit(True)
             if self._session:

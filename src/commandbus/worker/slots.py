@@ -34,9 +34,7 @@ class Pending:
 class Slots:
     """Runs pending commands, at most `size` at a time, and hands each outcome to `on_outcome`."""
 
-    def __init__(
-        self, size: int, executor: Executor, on_outcome: Callable[[Pending, Outcome | None], None]
-    ) -> None:
+    def __init__(self, size: int, executor: Executor, on_outcome: Callable[[Pending, Outcome | None], None]) -> None:
         self.pending: deque[Pending] = deque()
         self.running: dict[asyncio.Task[None], Pending] = {}
         self.durations: dict[str, float] = {}  # seconds by command type, running mean
