@@ -8,6 +8,7 @@ import pytest
 from psycopg import sql
 
 from commandbus.migrate import migrate
+from pytest_commandbus.behavior import install_e2e
 from pytest_commandbus.postgres.server import EmbeddedPostgres
 
 _numbers = itertools.count(1)
@@ -37,3 +38,24 @@ def migrated_dsn(postgres_server: EmbeddedPostgres) -> str:
     dsn = postgres_server.dsn("shared_migrated")
     migrate(dsn)
     return dsn
+
+
+@pytest.fixture(scope="session")
+def e2e_template(postgres_server: EmbeddedPostgres) -> str:
+    """The name of a migrated database with the plugin's schema."""
+    with psycopg.connect(postgres_server.dsn(), autocommit=True) as conn:
+        conn.execute("CREATE DATABASE e2e_template")
+    migrate(postgres_server.dsn("e2e_template"))
+    install_e2e(postgres_server.dsn("e2e_template"))
+    return "e2e_template"
+
+
+@pytest.fixture
+def e2e_dsn(postgres_server: EmbeddedPostgres, e2e_template: str) -> Iterator[str]:
+    """A migrated database of this test's own, with the plugin's schema."""
+    name = f"e2e_{next(_numbers)}"
+    create = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(e2e_template))
+    with psycopg.connect(postgres_server.dsn(), autocommit=True) as conn:
+        conn.execute(create)
+        yield postgres_server.dsn(name)
+        conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
