@@ -109,8 +109,11 @@ def _worker(app: App, asked: Serving, pool: Pool, domain: str) -> Worker:
 
 
 def made_by(factory: Callable[[Pool], Any], reference: str, pool: Pool) -> Middleware:
-    """Call a middleware's factory. Raises Misuse when it makes something else."""
-    made = factory(pool)
+    """Call a middleware's factory. Raises Misuse when it fails or makes something else."""
+    try:
+        made = factory(pool)
+    except Exception as error:  # it is the user's
+        raise Misuse(f"--middleware {reference}: the call with the pool failed: {error!r}") from error
     if not isinstance(made, Middleware):
         raise Misuse(f"--middleware {reference} returned a {type(made).__name__}, not a commandbus.Middleware")
     return made
