@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from commandbus import App
 
 _BOTH_WAYS = (
-    'name it in the configuration (cb_app = "package.module:attribute"), or override the fixture cb_app in a conftest.py '
-    "(@pytest.fixture, def cb_app(): return app)"
+    'name it in the configuration (cb_app = "package.module:attribute"), or override the fixture cb_app in a '
+    "conftest.py (@pytest.fixture, def cb_app(): return app)"
 )
 
 
@@ -34,16 +34,14 @@ def import_path(path: str) -> Any:
         found: Any = importlib.import_module(module_name)
     except Exception as error:
         raise pytest.UsageError(
-            f"{where}: importing {module_name!r} failed with {type(error).__name__}: {error}. Is its folder on the path? "
-            'Set pythonpath = ["src"] in the configuration, or install it'
+            f"{where}: importing {module_name!r} failed with {type(error).__name__}: {error}. "
+            'Is its folder on the path? Set pythonpath = ["src"] in the configuration, or install it'
         ) from error
     for name in attribute.split("."):
         try:
             found = getattr(found, name)
         except AttributeError:
-            raise pytest.UsageError(
-                f"{where}: {module_name!r} has no attribute {attribute!r}: name the App's variable"
-            ) from None
+            raise pytest.UsageError(f"{where}: {module_name!r} has no {attribute!r}: name the App's variable") from None
     return found
 
 
@@ -62,7 +60,7 @@ def path_of(app: "App", config: pytest.Config) -> str:
     if path and import_path(path) is app:
         return path
     for name, module in sorted(sys.modules.items()):
-        for attribute, value in list(vars(module).items()) if module is not None else ():
+        for attribute, value in list(getattr(module, "__dict__", {}).items()):
             if value is app and _is_importable(name):
                 return f"{name}:{attribute}"
     raise pytest.UsageError(

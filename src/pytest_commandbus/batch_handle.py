@@ -68,8 +68,8 @@ class BatchHandle(ABC):
         await self._wait(timeout)
         if self._stats.in_troubleshooting_count:
             raise BatchParkedError(
-                f"{self._stats.in_troubleshooting_count} of {self._stats.total_count} wait in the troubleshooting queue "
-                f"(use wait() if that is expected):\n{await self._stuck_lines()}"
+                f"{self._stats.in_troubleshooting_count} of {self._stats.total_count} wait in the troubleshooting "
+                f"queue (use wait() if that is expected):\n{await self._stuck_lines()}"
             )
         return self._stats
 
@@ -103,8 +103,9 @@ class BatchHandle(ABC):
         live, known = (await self._rows(statements.LIVE_WORKERS, {}))[0]
         time_is = "skipped" if self._runtime.skips_time else "real: mark the test cb_clock to skip what nobody works in"
         return (
-            f"the batch {self.batch_id} of domain {self.domain!r} did not end within {timeout:g} s: {describe(self._stats)}.\n"
-            f"{await self._stuck_lines()}\n{live} of {known} workers are alive; time is {time_is}"
+            f"the batch {self.batch_id} of domain {self.domain!r} did not end within {timeout:g} s: "
+            f"{describe(self._stats)}.\n{await self._stuck_lines()}\n"
+            f"{live} of {known} workers are alive; time is {time_is}"
         )
 
     async def _stuck_lines(self) -> str:

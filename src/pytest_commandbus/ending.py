@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 async def end(runtime: "Runtime", workers: AsyncExitStack, error: BaseException | None) -> None:
-    """Stop the workers that `workers` holds, check, explain, and close the pool. Raises the first problem found here."""
+    """Stop the workers that `workers` holds, check, explain, close the pool. Raises the first problem found here."""
     problem: BaseException | None = None
     try:
         await workers.aclose()
@@ -40,8 +40,8 @@ async def _check_rules_matched(runtime: "Runtime") -> None:
     if unmatched:
         names = ", ".join(f"{written}=…" for written in unmatched)
         pytest.fail(
-            f"@pytest.mark.chaos({names}) matched nothing that ran: no worker of this test took such a command. Remove it, "
-            "or let the test run that step",
+            f"@pytest.mark.chaos({names}) matched nothing that ran: no worker of this test took such a command. "
+            "Remove it, or let the test run that step",
             pytrace=False,
         )
 

@@ -3,13 +3,12 @@
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import pytest
 
 DESCRIPTIONS = (
-    "chaos(**steps): each keyword names a step or command type, its dict the behavior that chaos gives it, such as "
-    'render={"fail_transient_pct": 30}',
+    'chaos(**steps): what chaos does to a step or command type, such as render={"fail_transient_pct": 30}',
     "load(real_time=False): a load test, run with --cb-load[=N]; real_time=True lets waits take their real time",
     "cb_clock: skip time to the next due moment whenever nothing is due (on by default in chaos and load tests)",
     'cb_database(scope="module"): share one database among the tests of a module, a class or the session',
@@ -47,7 +46,7 @@ def is_async_test(item: pytest.Item) -> bool:
     return isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj)
 
 
-def needs_asyncio_marker(item: object) -> bool:
+def needs_asyncio_marker(item: object) -> TypeGuard[pytest.Function]:
     """Tell whether pytest-asyncio must be told to run this test: it is async, uses the plugin, and nobody said how."""
     return (
         isinstance(item, pytest.Function)

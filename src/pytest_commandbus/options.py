@@ -62,7 +62,8 @@ def add_options(parser: pytest.Parser) -> None:
         type=_whole_number("--cb-load", LOAD_MINIMUM, LOAD_MAXIMUM),
         const=LOAD_DEFAULT,
         metavar="N",
-        help=f"run the tests marked load with N processes each, {LOAD_MINIMUM} to {LOAD_MAXIMUM} ({LOAD_DEFAULT} when bare)",
+        help=f"run the tests marked load, each with N processes, {LOAD_MINIMUM} to {LOAD_MAXIMUM} "
+        f"({LOAD_DEFAULT} when bare)",
     )
     group.addoption(
         "--cb-report",
@@ -89,8 +90,8 @@ def read_options(config: pytest.Config) -> Options:
     )
     if postgres not in POSTGRES_KINDS and "=" not in postgres and "://" not in postgres:
         raise pytest.UsageError(
-            f"--cb-postgres (or CB_POSTGRES, or ini cb_postgres): {postgres!r} is neither 'embedded' nor 'container' nor a "
-            'DSN such as "postgresql://user@localhost/postgres" or "host=localhost user=me"'
+            f"--cb-postgres (or CB_POSTGRES, or ini cb_postgres): {postgres!r} is neither 'embedded' nor 'container' "
+            'nor a DSN such as "postgresql://user@localhost/postgres" or "host=localhost user=me"'
         )
     return Options(
         postgres=postgres,

@@ -106,4 +106,4 @@ async def read_timeline(runtime: "Runtime", process_id: UUID) -> list[TimelineEn
     """Return the audit events of all commands of a process, oldest first."""
     async with runtime.pool.connection() as connection:
         cursor = await connection.execute(statements.TIMELINE, {"process_id": process_id})
-        return [TimelineEntry(*row[:-1], details=row[-1] or {}) for row in await cursor.fetchall()]
+        return [TimelineEntry(*(*row[:-1], row[-1] or {})) for row in await cursor.fetchall()]

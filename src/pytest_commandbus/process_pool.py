@@ -32,7 +32,8 @@ class ProcessPool(WorkerPool):
     def __init__(self, runtime: "Runtime", *, workers: int, concurrency: int, options: dict[str, Any]) -> None:
         if options:
             raise pytest.UsageError(
-                f"cb_worker_pool: {', '.join(options)} cannot be handed to worker processes: leave it out, or processes=True"
+                f"cb_worker_pool: {', '.join(options)} cannot be handed to worker processes: leave out that, "
+                "or processes=True"
             )
         self._runtime = runtime
         self._workers = workers
@@ -127,9 +128,8 @@ class ProcessPool(WorkerPool):
             code = process.poll()
             if code is not None and process.pid not in self._expected:
                 how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-                parts.append(
-                    f"worker process {process.pid} died by itself {how}; its output:\n{self._log(process.pid)[-_LOG_TAIL:]}"
-                )
+                output = self._log(process.pid)[-_LOG_TAIL:]
+                parts.append(f"worker process {process.pid} died by itself {how}; its output:\n{output}")
         return "\n".join(parts)
 
     def _log(self, pid: int) -> str:

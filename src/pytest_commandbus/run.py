@@ -66,7 +66,7 @@ class Run:
         return self._dsn or None
 
     def dsn(self) -> str:
-        """Return the DSN of the run's server, which is started when it is first asked for: once a run, by the controller."""
+        """Return the DSN of the run's server; the first to ask has it started, once a run, by the controller."""
         with self._lock:
             if not self._dsn:
                 if self._desk_address is not None:
@@ -172,7 +172,7 @@ def end_run(config: pytest.Config) -> None:
 
 
 def rerun_line(config: pytest.Config, nodeid: str) -> str:
-    """Return the shell line that runs one test again with the same seed, from the directory where pytest was started."""
+    """Return the shell line that runs one test again with the same seed, from the current directory."""
     run = config.stash[RUN]
     path, separator, rest = nodeid.partition("::")
     where = os.path.relpath(config.rootpath / path, Path.cwd())

@@ -32,9 +32,9 @@ class Runtime:
     """The bus as one test has it. Everything opens at its first use on the test's loop, and ends on it in `finish`.
 
     database: the test's own or shared one. app: the App under test, None until a fixture that needs it was asked for.
-    waited: a wait saw the end of what was started, so that liveness is audited too. audited_by_another: this test shares
-    its database with one that audits it. skips_time: waiting takes no real
-    time. sections: (title, text) of the failure report. batches, worker_pools: what the test made so far.
+    waited: a wait saw the end of what was started, so that liveness is audited too. audited_by_another: this test
+    shares its database with one that audits it. skips_time: waiting takes no real time. sections: (title,
+    text) of the failure report. batches, worker_pools: what the test made so far.
     """
 
     def __init__(self, item: pytest.Item, database: "Database") -> None:
@@ -63,7 +63,7 @@ class Runtime:
         self._stack = AsyncExitStack()
 
     def set_app(self, app: object) -> None:
-        """Take what the fixture cb_app returned. Errors: pytest.UsageError when that is no App, or a chaos rule does not fit."""
+        """Take what the fixture cb_app returned. Errors: pytest.UsageError for no App, or a rule that does not fit."""
         self.app = check_app(app, "what the fixture cb_app returns")
         _ = self.rules
 
@@ -326,7 +326,7 @@ class Runtime:
             self.pool.abandon()
 
     def present(self, thing: T) -> T:
-        """Return a fixture's value as the test can use it: as it is to an async test, a blocking proxy to a plain one."""
+        """Return a fixture's value as it is to an async test, and as a blocking proxy to a plain one."""
         if markers.is_async_test(self.item):
             return thing
         from commandbus.sync import Portal, SyncProxy
