@@ -136,6 +136,8 @@ class Databases:
 
     def close(self) -> None:
         """Drop what this process made; the last process of the run drops what they shared. Kept databases stay."""
+        import psycopg
+
         if self._closed:
             return
         self._closed = True
@@ -148,6 +150,8 @@ class Databases:
                 for name in sorted(self._made - self._kept):
                     self._admin.drop(name)
                 self._leave_run()
+        except psycopg.OperationalError:  # a server that is gone took them with it, or the next run sweeps them
+            _LOG.warning("the databases of run %s could not be dropped", self._run, exc_info=True)
         finally:
             self._admin.close()
 

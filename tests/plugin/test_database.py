@@ -346,6 +346,15 @@ def test_a_role_that_is_no_superuser_is_enough(server: EmbeddedPostgres, admin: 
     assert databases(admin, "cb_run5") == []
 
 
+def test_close_after_the_server_died_raises_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    with EmbeddedPostgres() as private:
+        stock = Databases(private.dsn(), "run1", prepare=prepare)
+        stock.acquire()
+        private.crash()
+        stock.close()
+    assert "databases of run run1 could not be dropped" in caplog.text
+
+
 def test_a_run_without_a_usable_name_is_refused(server: EmbeddedPostgres) -> None:
     with pytest.raises(PostgresError, match="run id"):
         Databases(server.dsn(), "-!-", prepare=prepare)
