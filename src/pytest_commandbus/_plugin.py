@@ -26,13 +26,11 @@ def pytest_configure(config: pytest.Config) -> None:
     markers.register_markers(config)
     run.start_run(config)
     load_session.start(config)
-    load_session.start(config)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
     """End the run's server."""
-    load_session.end(config)
     load_session.end(config)
     run.end_run(config)
 
@@ -47,7 +45,6 @@ def pytest_configure_node(node: Any) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> Generator[None, None, None]:
     """Let pytest-asyncio parametrize our async tests as its own; make the shards of a load test."""
     markers.add_asyncio_marker(metafunc.definition)
-    xdist.parametrize_shards(metafunc)
     xdist.parametrize_shards(metafunc)
     return (yield)
 
@@ -86,14 +83,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Tell the controller what it must know of this xdist worker."""
     keeping.tell_controller(session.config)
     load_session.publish_from_worker(session.config)
-    load_session.publish_from_worker(session.config)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Take what an xdist worker tells at its end."""
     keeping.take_from_worker(node)
-    load_session.take_from_worker(node)
     load_session.take_from_worker(node)
 
 
