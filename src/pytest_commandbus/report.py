@@ -102,15 +102,15 @@ def _outcome_table(result: Result) -> list[str]:
     return lines
 
 
-def _oracle(result: Result) -> str:
+def _oracle(result: Result) -> list[str]:
     environment = result["environment"]
     if environment.get("predicted") is None:
-        return _labelled("oracle", f"no prediction: {environment.get('not_predicted', 'nothing to predict from')}")
+        return [_labelled("oracle", f"no prediction: {environment.get('not_predicted', 'nothing to predict from')}")]
     differing = environment["mismatches"]
     if not differing:
-        return _labelled("oracle", "equal: every process ended as its seed predicts")
-    samples = "; ".join(environment.get("mismatch_samples", ()))
-    return _labelled("oracle", f"NOT EQUAL: {number(differing)} process(es) ended otherwise: {samples}")
+        return [_labelled("oracle", "equal: every process ended as its seed predicts")]
+    samples = [f"    {sample}" for sample in environment.get("mismatch_samples", ())]
+    return [_labelled("oracle", f"NOT EQUAL: {number(differing)} process(es) ended otherwise, such as"), *samples]
 
 
 def _step_table(result: Result) -> list[str]:
@@ -135,7 +135,7 @@ def terminal_lines(result: Result) -> list[str]:
     return [
         *_head(result),
         *_outcome_table(result),
-        _oracle(result),
+        *_oracle(result),
         *_step_table(result),
         _labelled(
             "retries",
