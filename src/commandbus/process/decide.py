@@ -142,8 +142,8 @@ def needs_history(process: Process, response: ProcessResponse) -> bool:
 
 
 def _after_success(manager: Manager, process: Process, response: ProcessResponse, command_id: UUID) -> Decision:
-    text = dump_payload(process.state, what="state")
-    doing = f"{manager.state_class.__name__}"
+    text: str | None = None
+    doing = manager.state_class.__name__
     try:
         state = load_state(manager.state_class, process.state)
         doing = "update_state"
@@ -157,7 +157,8 @@ def _after_success(manager: Manager, process: Process, response: ProcessResponse
         doing = "build_command"
         send = _plan(manager, step, state, command_id, process.visits, None)
     except Exception as error:
-        return _failed(process.step, text, process.visits, f"{doing} raised {_spell(error)}")
+        kept = dump_payload(process.state, what="state") if text is None else text
+        return _failed(process.step, kept, process.visits, f"{doing} raised {_spell(error)}")
     return Decision(ProcessStatus.WAITING_FOR_REPLY, send.step, text, {**process.visits, send.step: send.visit}, send)
 
 

@@ -1,9 +1,10 @@
 """The values of processes. No SQL here."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import datetime
 from enum import StrEnum
+from functools import cache
 from typing import Any, Protocol, Self, runtime_checkable
 from uuid import UUID
 
@@ -107,6 +108,22 @@ class ProcessAuditEntry:
     completed_at: datetime | None
 
 
+@cache
+def _field_names(state_class: type[Any]) -> tuple[str, ...]:
+    return tuple(f.name for f in fields(state_class))
+
+
+def _plain(value: Any) -> Any:
+    """A field's value as JSON: nested dataclasses as dicts, also inside lists and dicts."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: _plain(getattr(value, name)) for name in _field_names(type(value))}
+    if isinstance(value, list | tuple):
+        return [_plain(member) for member in value]
+    if isinstance(value, dict):
+        return {key: _plain(member) for key, member in value.items()}
+    return value
+
+
 def dump_state(state: Any) -> dict[str, Any]:
     """Give a state of any of the kinds above as a dict."""
     if isinstance(state, dict):
@@ -116,7 +133,7 @@ def dump_state(state: Any) -> dict[str, Any]:
     if hasattr(state, "model_dump"):
         return dict(state.model_dump(mode="json"))
     if is_dataclass(state) and not isinstance(state, type):
-        return asdict(state)
+        return {name: _plain(getattr(state, name)) for name in _field_names(type(state))}
     raise TypeError(
         f"a process state of type {type(state).__name__} has no to_dict(); "
         "give it to_dict and from_dict, or make it a dataclass, a pydantic model or a dict"
@@ -130,6 +147,6 @@ def load_state(state_class: type[Any], data: dict[str, Any]) -> Any:
     if hasattr(state_class, "model_validate"):
         return state_class.model_validate(data)
     if is_dataclass(state_class):
-        known = {f.name for f in fields(state_class)}
+        known = _field_names(state_class)
         return state_class(**{k: v for k, v in data.items() if k in known})
     return state_class(data)
