@@ -1,15 +1,17 @@
 """One embedded server for the folder's tests, and databases on it."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import psycopg
 import pytest
+import pytest_asyncio
 from psycopg import sql
 
 from commandbus.migrate import migrate
 from pytest_commandbus.behavior import install_e2e
 from pytest_commandbus.postgres.server import EmbeddedPostgres
+from tests.integration.worker_kit import Bench, make_clock, open_bench
 
 _numbers = itertools.count(1)
 
@@ -59,3 +61,21 @@ def e2e_dsn(postgres_server: EmbeddedPostgres, e2e_template: str) -> Iterator[st
         conn.execute(create)
         yield postgres_server.dsn(name)
         conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture(scope="session")
+def clocked_dsn(postgres_server: EmbeddedPostgres) -> str:
+    """A migrated database whose clock the tests can move: see worker_kit."""
+    with psycopg.connect(postgres_server.dsn(), autocommit=True) as conn:
+        conn.execute("CREATE DATABASE clocked")
+    dsn = postgres_server.dsn("clocked")
+    migrate(dsn)
+    make_clock(dsn)
+    return dsn
+
+
+@pytest_asyncio.fixture
+async def bench(clocked_dsn: str) -> AsyncIterator[Bench]:
+    """A domain of this test's own; the auditor looks at it when the test has ended."""
+    async with open_bench(clocked_dsn) as bench:
+        yield bench
