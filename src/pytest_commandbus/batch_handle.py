@@ -4,6 +4,7 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -29,13 +30,25 @@ class BatchParkedError(AssertionError):
     """A batch that had to complete has members in the troubleshooting queue."""
 
 
+class BatchStats(BatchMetadata):
+    """The counts of a batch, as an assertion that fails shows them: in one line."""
+
+    @classmethod
+    def of(cls, batch: BatchMetadata) -> "BatchStats":
+        """Return what was read of a batch in this form."""
+        return cls(**{field.name: getattr(batch, field.name) for field in fields(BatchMetadata)})
+
+    def __repr__(self) -> str:
+        return f"BatchStats({describe(self)})"
+
+
 class BatchHandle(ABC):
     """One batch of a test."""
 
     def __init__(self, runtime: "Runtime", domain: str, batch_id: UUID, stats: BatchMetadata) -> None:
         self._runtime = runtime
         self._bus = CommandBus(runtime.pool)
-        self._stats = stats
+        self._stats = BatchStats.of(stats)
         self.domain = domain
         self.batch_id = batch_id
 
@@ -43,16 +56,16 @@ class BatchHandle(ABC):
         return f"{type(self).__name__}({self.batch_id}, {describe(self._stats)})"
 
     @property
-    def stats(self) -> BatchMetadata:
+    def stats(self) -> BatchStats:
         """The counts as of the last `wait`, `complete` or `refresh`."""
         return self._stats
 
-    async def refresh(self) -> BatchMetadata:
+    async def refresh(self) -> BatchStats:
         """Count again, and return the counts."""
-        self._stats = await self._bus.get_batch(self.domain, self.batch_id)
+        self._stats = BatchStats.of(await self._bus.get_batch(self.domain, self.batch_id))
         return self._stats
 
-    async def wait(self, *, timeout: float = DEFAULT_TIMEOUT) -> BatchMetadata:
+    async def wait(self, *, timeout: float = DEFAULT_TIMEOUT) -> BatchStats:
         """Wait until every member is terminal or parked in the troubleshooting queue; return the counts.
 
         timeout: seconds of real time. Errors: BatchTimeoutError, WorkerDiedError.
@@ -60,7 +73,7 @@ class BatchHandle(ABC):
         await self._wait(timeout)
         return self._stats
 
-    async def complete(self, *, timeout: float = DEFAULT_TIMEOUT) -> BatchMetadata:
+    async def complete(self, *, timeout: float = DEFAULT_TIMEOUT) -> BatchStats:
         """Wait until every member is terminal; return the counts.
 
         timeout: seconds of real time. Errors: BatchParkedError when one is parked, BatchTimeoutError, WorkerDiedError.

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .runtime import Runtime
 
 CHAOS_MIDDLEWARE = "pytest_commandbus.behavior:chaos_middleware"
+_PASSED_ON = {"visibility_timeout", "poll_interval"}  # options of Worker that the command line has too
 _LOG_TAIL = 8000
 _REPORTED_TAIL = 2000
 
@@ -30,14 +31,9 @@ class ProcessPool(WorkerPool):
     """`workers` processes, each `commandbus worker` for all domains of the App."""
 
     def __init__(self, runtime: "Runtime", *, workers: int, concurrency: int, options: dict[str, Any]) -> None:
-        if options:
-            raise pytest.UsageError(
-                f"cb_worker_pool: {', '.join(options)} cannot be handed to worker processes: leave out that, "
-                "or processes=True"
-            )
         self._runtime = runtime
         self._workers = workers
-        self._concurrency = concurrency
+        self._options = ["--concurrency", str(concurrency), *_command_line(options)]
         self._processes: list[subprocess.Popen[bytes]] = []
         self._expected: set[int] = set()
         self._folder: Path | None = None
@@ -58,8 +54,7 @@ class ProcessPool(WorkerPool):
         """Start the workers."""
         path = path_of(self._runtime.require_app("cb_worker_pool"), self._runtime.item.config)
         await self._runtime.store_rules()
-        command = [sys.executable, "-m", "pytest_commandbus.worker_process", "worker", path]
-        command += ["--concurrency", str(self._concurrency)]
+        command = [sys.executable, "-m", "pytest_commandbus.worker_process", "worker", path, *self._options]
         if self._runtime.rules:
             command += ["--middleware", CHAOS_MIDDLEWARE]
         self._folder = Path(tempfile.mkdtemp(prefix="cb-workers-"))
@@ -141,6 +136,17 @@ class ProcessPool(WorkerPool):
     async def _tell_gone(self, pid: int) -> None:
         async with self._runtime.pool.connection() as connection:
             await connection.execute(statements.WORKER_IS_GONE, {"pid": pid, "host": socket.gethostname()})
+
+
+def _command_line(options: dict[str, Any]) -> list[str]:
+    unknown = sorted(set(options) - _PASSED_ON)
+    if unknown:
+        raise pytest.UsageError(
+            f"cb_worker_pool: {', '.join(unknown)} cannot be handed to worker processes, only "
+            f"{', '.join(sorted(_PASSED_ON))}: leave it out, or processes=True"
+        )
+    words = [["--" + name.replace("_", "-"), str(value)] for name, value in options.items()]
+    return [word for pair in words for word in pair]
 
 
 async def _ended(process: "subprocess.Popen[bytes]") -> bool:

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pytest
 
@@ -333,8 +333,7 @@ class Runtime:
 
         if self._portal is None:
             self._portal = Portal()
-        proxy: Any = SyncProxy(thing, self._portal)
-        return proxy
+        return cast(T, SyncProxy(thing, self._portal))
 
 
 def expand_data(given_data: InitialData, ordinals: range) -> Iterator[dict[str, Any]]:
