@@ -82,7 +82,8 @@ async def audit(
     """
     if conn.info.transaction_status is not TransactionStatus.IDLE:
         raise InvalidOperationError(
-            "the audit needs a snapshot of its own, but this connection is in a transaction: commit or roll it back first"
+            "the audit needs a snapshot of its own, but this connection is in a transaction: "
+            "commit or roll it back first"
         )
     statements = SAFETY_STATEMENTS + (LIVENESS_STATEMENTS if liveness else ())
     asked = None if domains is None else list(domains)

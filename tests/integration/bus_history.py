@@ -32,21 +32,29 @@ class Bus:
         return self.ids.setdefault(name, uuid4())
 
     def command(self, name: str, **fields: Any) -> dict[str, Any]:
-        return {"command_id": str(self.named(name)), "domain": DOMAIN, "command_type": "Reserve", "payload": {}, **fields}
+        return {
+            "command_id": str(self.named(name)),
+            "domain": DOMAIN,
+            "command_type": "Reserve",
+            "payload": {},
+            **fields,
+        }
 
     def send(self, *names: str, **fields: Any) -> None:
         commands = [self.command(name, **fields) for name in names]
         self.rows("SELECT commandbus.enqueue(%(commands)s)", commands=json.dumps(commands))
 
     def claim(self, name: str, worker: int = 1, lease: str = "1 hour", max_attempts: int = 3) -> Claim:
-        """Claim this command alone; `lease` of 0 has run out by the next statement."""
+        """Claim this command alone; `lease` of 0 has run out by the next statement. Empty when it is not to be had."""
         values = {"domain": DOMAIN, "worker": worker, "lease": lease, "max_attempts": max_attempts}
         statement = (
-            "SELECT * FROM commandbus.claim(%(domain)s, %(worker)s, %(limit)s, %(lease)s::interval, %(max_attempts)s, %(after)s)"
+            "SELECT * FROM commandbus.claim(%(domain)s, %(worker)s, %(limit)s, %(lease)s::interval,"
+            " %(max_attempts)s, %(after)s)"
         )
         self.rows(statement, limit=0, after=0, **values)  # brings in the retries that are due
         place = self.rows("SELECT seq FROM commandbus.queue WHERE command_id = %(id)s", id=self.named(name))
-        return self.rows(statement, limit=1, after=place[0]["seq"] - 1, **values)[0] | {"worker": worker}
+        claims = self.rows(statement, limit=1, after=place[0]["seq"] - 1, **values)
+        return claims[0] | {"worker": worker} if claims else {}
 
     def settle(
         self,
@@ -58,15 +66,18 @@ class Bus:
         sends: tuple[dict[str, Any], ...] = (),
         reply_to: str | None = None,
     ) -> list[int]:
-        """Record an outcome; with `advance`, in place of a reply, what becomes of the process. Returns what was lost."""
+        """Record an outcome; `advance` is what becomes of the process, in place of a reply. Returns what was lost."""
         failed = event in ("RETRY_SCHEDULED", "MOVED_TO_TSQ")
         outcome = self._outcome(claim, event, claim["failures"] + failed, claim["failures"] + 1)
         outcome |= {"seq": claim["seq"], "delay": delay, "reply_to": reply_to or claim["reply_to"]}
         if not (reply_to or claim["reply_to"]) or advance is not None:
             outcome["reply_outcome"] = None
-        advances = [{"seq": claim["seq"], "process_id": str(claim["process_id"]), "state": {}} | advance] if advance else []
+        advances = (
+            [{"seq": claim["seq"], "process_id": str(claim["process_id"]), "state": {}} | advance] if advance else []
+        )
         return self.rows(
-            "SELECT commandbus.settle(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s, %(outcomes)s, %(advances)s, %(sends)s)",
+            "SELECT commandbus.settle(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s,"
+            " %(outcomes)s, %(advances)s, %(sends)s)",
             domain=DOMAIN, worker=claim["worker"], seqs=[claim["seq"]], epochs=[claim["epoch"]],
             outcomes=json.dumps([outcome]), advances=json.dumps(advances),
             sends=json.dumps([{"seq": claim["seq"], **send} for send in sends]),
@@ -79,7 +90,8 @@ class Bus:
         return {
             "command_id": str(row["command_id"]), "domain": DOMAIN, "command_type": row["command_type"], "event": event,
             "status": status, "attempts": attempts, "epoch": row["epoch"], "failures": failures,
-            "past_failures": row["past_failures"], "lost_leases": row["lost_leases"], "max_attempts": row["max_attempts"],
+            "past_failures": row["past_failures"], "lost_leases": row["lost_leases"],
+            "max_attempts": row["max_attempts"],
             "process_id": str(process[0]["process_id"]) if process[0]["process_id"] else None,
             "reply_outcome": REPLY.get(status or ""),
             "error_code": "NO_STOCK" if failed else None, "details": {"code": "NO_STOCK"} if failed else None,
@@ -98,7 +110,8 @@ class Bus:
 
     def renew(self, claim: Claim, lease: str) -> None:
         self.rows("SELECT commandbus.renew(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s, %(lease)s::interval, true)",
-                  domain=DOMAIN, worker=claim["worker"], seqs=[claim["seq"]], epochs=[claim["epoch"]], lease=lease)  # fmt: skip
+                  domain=DOMAIN, worker=claim["worker"], seqs=[claim["seq"]], epochs=[claim["epoch"]],
+                  lease=lease)  # fmt: skip
 
     def release(self, claim: Claim) -> None:
         self.rows("SELECT commandbus.release(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s)",
@@ -109,9 +122,11 @@ class Bus:
 
     def operate(self, name: str, event: str) -> None:
         """What an operator does to a parked command, or, with CANCELED, anyone to one not yet claimed."""
-        table = {"CANCELED": "queue"}.get(event, "troubleshooting")
+        take = {
+            "CANCELED": "DELETE FROM commandbus.queue WHERE command_id = %(id)s RETURNING *",
+        }.get(event, "DELETE FROM commandbus.troubleshooting WHERE command_id = %(id)s RETURNING *")
         with self.conn.transaction():
-            row = self.rows(f"DELETE FROM commandbus.{table} WHERE command_id = %(id)s RETURNING *", id=self.named(name))[0]  # noqa: S608
+            row = self.rows(take, id=self.named(name))[0]
             if event == "OPERATOR_RETRY":
                 again = {key: str(row[key]) for key in ("command_id", "domain", "command_type", "epoch")}
                 again |= {"past_failures": row["past_failures"] + row["failures"], "max_attempts": row["max_attempts"]}
@@ -124,7 +139,8 @@ class Bus:
         """Start a process at its step `one`; its commands are called `<process>.<step>`."""
         row = {"process_id": str(self.named(process)), "domain": DOMAIN, "process_type": "Order", "state": {},
                "status": "WAITING_FOR_REPLY", "current_step": "one", "visits": {"one": 1},
-               "command_id": str(self.named(f"{process}.one")), "batch_id": str(batch_id) if batch_id else None}  # fmt: skip
+               "command_id": str(self.named(f"{process}.one")),
+               "batch_id": str(batch_id) if batch_id else None}  # fmt: skip
         self.rows("SELECT commandbus.start_processes(%(processes)s, %(commands)s)",
                   processes=json.dumps([row]), commands=json.dumps([self.step(process, "one")]))  # fmt: skip
 
@@ -170,7 +186,18 @@ def write_history(bus: Bus) -> None:
 
 def _commands(bus: Bus) -> None:
     bus.send("done", "refused", reply_to="shop")
-    bus.send("retried", "waiting", "leased", "scheduled", "taken over", "swept", "released", "extended", "canceled", "failing")
+    bus.send(
+        "retried",
+        "waiting",
+        "leased",
+        "scheduled",
+        "taken over",
+        "swept",
+        "released",
+        "extended",
+        "canceled",
+        "failing",
+    )
     bus.settle(bus.claim("done"))
     bus.settle(bus.claim("refused"), "BUSINESS_RULE_FAILED")
     bus.fail("retried")

@@ -1,4 +1,4 @@
-"""What the auditor asks of batches. Counters are computed on read, so only those of a final batch are held to account."""
+"""What the auditor asks of batches: their counters are computed on read, so only a final batch's must be right."""
 
 from .audit_sql import AuditStatement
 
@@ -13,7 +13,8 @@ BATCHES = AuditStatement(
         WITH members AS (
             SELECT 'COMMAND' AS batch_type, batch_id, count(*) AS members, max(completed_at) AS last_ended,
                    min(created_at) AS first_created,
-                   count(*) FILTER (WHERE status = 'COMPLETED') AS completed, count(*) FILTER (WHERE status = 'FAILED') AS failed,
+                   count(*) FILTER (WHERE status = 'COMPLETED') AS completed,
+                       count(*) FILTER (WHERE status = 'FAILED') AS failed,
                    count(*) FILTER (WHERE status = 'CANCELED') AS canceled,
                    count(*) FILTER (WHERE status = 'IN_TROUBLESHOOTING_QUEUE') AS parked
               FROM commandbus.command WHERE batch_id IS NOT NULL GROUP BY batch_id
@@ -25,7 +26,8 @@ BATCHES = AuditStatement(
               FROM commandbus.process WHERE batch_id IS NOT NULL GROUP BY batch_id
         ), joined AS (
             SELECT b.*, coalesce(m.members, 0) AS members, coalesce(m.completed, 0) AS completed, m.last_ended,
-                   coalesce(m.failed, 0) AS failed, coalesce(m.canceled, 0) AS canceled, coalesce(m.parked, 0) AS parked,
+                   coalesce(m.failed, 0) AS failed, coalesce(m.canceled, 0) AS canceled, coalesce(m.parked,
+                       0) AS parked,
                    m.first_created, b.status IN ('COMPLETED', 'COMPLETED_WITH_FAILURES') AS final
               FROM commandbus.batch b
               LEFT JOIN members m ON m.batch_id = b.batch_id AND m.batch_type = b.batch_type
@@ -45,14 +47,19 @@ BATCHES = AuditStatement(
           FROM judged
          CROSS JOIN LATERAL (VALUES
              ('S10', overfull, format('%%s members of %%s', members, total_count)),
-             ('S10', premature, format('%%s with %%s of %%s members ended', status, completed + failed + canceled, total_count)),
-             ('S10', miscounted, format('counts %%s completed, %%s failed, %%s canceled, %%s parked; a recount gives %%s, %%s, %%s, %%s',
-                 completed_count, failed_count, canceled_count, in_troubleshooting_count, completed, failed, canceled, parked)),
+             ('S10', premature, format('%%s with %%s of %%s members ended', status, completed + failed + canceled,
+                 total_count)),
+             ('S10', miscounted, format(
+                 'counts %%s completed, %%s failed, %%s canceled, %%s parked; a recount gives %%s, %%s, %%s, %%s',
+                 completed_count, failed_count, canceled_count, in_troubleshooting_count, completed, failed,
+                     canceled, parked)),
              ('S10', misjudged, format('%%s with %%s failed or canceled members', status, failed + canceled)),
              ('S10', mistimed, format('completed at %%s, but its last member ended at %%s',
                                       coalesce(completed_at::text, 'no time'), last_ended)),
-             ('S10', end_off AND total_count > 0, format('%%s with completed_at %%s', status, coalesce(completed_at::text, 'not set'))),
-             ('S13', early, format('created at %%s, started at %%s, completed at %%s, its first member created at %%s', created_at,
+             ('S10', end_off AND total_count > 0, format('%%s with completed_at %%s', status,
+                 coalesce(completed_at::text, 'not set'))),
+             ('S13', early, format(
+                 'created at %%s, started at %%s, completed at %%s, its first member created at %%s', created_at,
                  coalesce(started_at::text, 'no time'), coalesce(completed_at::text, 'no time'), first_created))
          ) AS v (rule, broken, message)
          WHERE (overfull OR premature OR miscounted OR misjudged OR mistimed OR end_off OR early) AND v.broken

@@ -2,6 +2,7 @@
 
 from .audit_sql import AuditStatement
 
+# A terminal event is the last one of its command, or the trail's own rule says so: of most commands no other is read.
 STATE = AuditStatement(
     name="state",
     rules=("S2", "S3", "S6", "S12", "S13"),
@@ -11,10 +12,16 @@ STATE = AuditStatement(
     ),
     statement="""
         WITH last AS (
-            SELECT DISTINCT ON (e.command_id) e.command_id, e.type, e.ts, e.epoch, e.worker_id
+            SELECT e.command_id, e.type, e.ts, e.epoch, e.worker_id
               FROM commandbus.event e
-             WHERE e.type NOT IN ('LATE_OUTCOME_DROPPED', 'LEASE_EXTENDED')
-             ORDER BY e.command_id, e.event_id DESC
+             WHERE e.type IN ('COMPLETED', 'BUSINESS_RULE_FAILED', 'CANCELED', 'OPERATOR_CANCEL', 'OPERATOR_COMPLETE')
+            UNION ALL
+            (SELECT DISTINCT ON (e.command_id) e.command_id, e.type, e.ts, e.epoch, e.worker_id
+               FROM commandbus.event e
+               JOIN commandbus.command c ON c.command_id = e.command_id
+              WHERE c.status NOT IN ('COMPLETED', 'FAILED', 'CANCELED')
+                AND e.type NOT IN ('LATE_OUTCOME_DROPPED', 'LEASE_EXTENDED')
+              ORDER BY e.command_id, e.event_id DESC)
         ), joined AS (
             SELECT c.command_id, c.domain, c.status, c.created_at, c.updated_at, c.completed_at,
                    last.type, last.ts, last.epoch AS said_epoch, last.worker_id AS said_worker,
@@ -50,14 +57,17 @@ STATE = AuditStatement(
         SELECT v.rule, judged.domain, judged.command_id AS subject, v.message
           FROM judged
          CROSS JOIN LATERAL (VALUES
-             ('S3', untrue, CASE WHEN type IS NULL THEN format('%%s without any state event', status)
+             ('S3', untrue, CASE WHEN type IS NULL THEN format('%%s without an event that says so', status)
                                  ELSE format('%%s, but its last state event is %%s', status, type) END),
              ('S2', half_leased, 'its lease is only half set: worker_id and lease_until go together'),
              ('S2', leased_idle, format('leased to worker %%s, but its last state event is %%s', worker_id, type)),
-             ('S2', leased_other, format('RECEIVED under epoch %%s by worker %%s, but its lease is of epoch %%s and worker %%s',
+             ('S2', leased_other, format(
+                 'RECEIVED under epoch %%s by worker %%s, but its lease is of epoch %%s and worker %%s',
                  said_epoch, said_worker, coalesce(epoch::text, 'none'), coalesce(worker_id::text, 'none'))),
-             ('S6', epoch_off, format('its live row has epoch %%s, its last state event %%s', epoch, coalesce(said_epoch, 0))),
-             ('S12', misplaced, format('%%s, with a row in %%s of queue, scheduled and troubleshooting', status, places)),
+             ('S6', epoch_off, format('its live row has epoch %%s, its last state event %%s', epoch,
+                 coalesce(said_epoch, 0))),
+             ('S12', misplaced, format('%%s, with a row in %%s of queue, scheduled and troubleshooting', status,
+                 places)),
              ('S12', misparked, format('%%s, %%s a row in troubleshooting', status,
                                        CASE WHEN parked THEN 'with' ELSE 'without' END)),
              ('S12', misfiled, 'its live row names another domain or command type'),
@@ -73,14 +83,16 @@ STATE = AuditStatement(
 
 SENT = AuditStatement(
     name="sent",
-    rules=("S13",),
-    description="A command was created when its SENT event says.",
+    rules=("S12", "S13"),
+    description="Every SENT event has its command, created when the event says.",
+    # Of the other events none comes before SENT: that would break the trail.
     statement="""
-        SELECT 'S13' AS rule, c.domain, c.command_id AS subject,
-               format('created at %%s, but SENT at %%s', c.created_at, e.ts) AS message
-          FROM commandbus.command c
-          JOIN commandbus.event e ON e.command_id = c.command_id
-         WHERE e.type = 'SENT' AND e.ts <> c.created_at
+        SELECT CASE WHEN c.command_id IS NULL THEN 'S12' ELSE 'S13' END AS rule, c.domain, e.command_id AS subject,
+               CASE WHEN c.command_id IS NULL THEN format('SENT at %%s, but no such command', e.ts)
+                    ELSE format('created at %%s, but SENT at %%s', c.created_at, e.ts) END AS message
+          FROM commandbus.event e
+          LEFT JOIN commandbus.command c ON c.command_id = e.command_id
+         WHERE e.type = 'SENT' AND e.ts IS DISTINCT FROM c.created_at
     """,
 )
 
@@ -118,11 +130,11 @@ ORPHANS = AuditStatement(
             UNION ALL SELECT 'scheduled', domain, command_id FROM commandbus.scheduled
             UNION ALL SELECT 'troubleshooting', domain, command_id FROM commandbus.troubleshooting
             UNION ALL SELECT 'reply', NULL, command_id FROM commandbus.reply
-            UNION ALL SELECT DISTINCT 'event', NULL, command_id FROM commandbus.event
             UNION ALL SELECT 'process', domain, command_id FROM commandbus.process WHERE command_id IS NOT NULL
             UNION ALL SELECT 'compensates', domain, compensates FROM commandbus.command WHERE compensates IS NOT NULL
         )
-        SELECT 'S12' AS rule, n.domain, n.command_id AS subject, format('named in %%s, but no such command', n.place) AS message
+        SELECT 'S12' AS rule, n.domain, n.command_id AS subject, format('named in %%s, but no such command', n.place)
+            AS message
           FROM named n
          WHERE NOT EXISTS (SELECT FROM commandbus.command c WHERE c.command_id = n.command_id)
         UNION ALL
@@ -155,7 +167,8 @@ LIVENESS = AuditStatement(
           FROM commandbus.scheduled s WHERE s.due_at <= commandbus.now()
         UNION ALL
         SELECT 'L2', q.domain, q.command_id,
-               format('the lease of worker %%s ran out at %%s, and no live worker has taken it over', q.worker_id, q.lease_until)
+               format('the lease of worker %%s ran out at %%s, and no live worker has taken it over', q.worker_id,
+                   q.lease_until)
           FROM commandbus.queue q
          WHERE q.lease_until <= commandbus.now()
            AND EXISTS (SELECT FROM commandbus.worker w

@@ -18,12 +18,14 @@ REPLIES = AuditStatement(
              ('S9', r.outcome IS DISTINCT FROM CASE c.status WHEN 'COMPLETED' THEN 'SUCCESS' WHEN 'FAILED' THEN 'FAILED'
                                                              WHEN 'CANCELED' THEN 'CANCELED' END,
               format('reply %%s says %%s, but the command is %%s', r.reply_id, r.outcome, c.status)),
-             ('S9', c.reply_to IS NULL AND c.process_id IS NULL, format('reply %%s, which nobody asked for', r.reply_id)),
+             ('S9', c.reply_to IS NULL AND c.process_id IS NULL, format('reply %%s, which nobody asked for',
+                 r.reply_id)),
              ('S9', r.process_id IS DISTINCT FROM c.process_id,
               format('reply %%s goes to process %%s, but the command is of process %%s', r.reply_id,
                      coalesce(r.process_id::text, 'none'), coalesce(c.process_id::text, 'none'))),
              ('S9', p.process_id IS NOT NULL AND p.command_id IS DISTINCT FROM c.command_id,
-              format('reply %%s waits, but process %%s has advanced without it (%%s)', r.reply_id, p.process_id, p.status)),
+              format('reply %%s waits, but process %%s has advanced without it (%%s)', r.reply_id, p.process_id,
+                  p.status)),
              ('S13', r.created_at < c.completed_at,
               format('reply %%s of %%s is earlier than the end at %%s', r.reply_id, r.created_at, c.completed_at))
          ) AS v (rule, broken, message)
@@ -94,12 +96,15 @@ PROCESSES = AuditStatement(
              ('S11', off_step, format('at step %%s, but waits for step %%s', coalesce(current_step, 'none'), step)),
              ('S11', forward_undo, format('%%s, but command %%s undoes a step', status, command_id)),
              ('S11', unfinished, format('%%s, but still waits for a command or has steps to undo', status)),
-             ('S11', incomplete, format('COMPLETED with %%s commands that are not, and %%s undo steps', not_completed, undos)),
+             ('S11', incomplete, format('COMPLETED with %%s commands that are not, and %%s undo steps',
+                 not_completed, undos)),
              ('S11', not_all_undone, format('%%s with %%s undo steps that are not COMPLETED', status, not_undone)),
              ('S11', nothing_undone, 'COMPENSATED, but nothing was undone'),
              ('S13', end_off, format('%%s with completed_at %%s', status, coalesce(completed_at::text, 'not set'))),
-             ('S13', early, format('created at %%s, updated at %%s, completed at %%s, its commands from %%s to %%s', created_at,
-                 updated_at, coalesce(completed_at::text, 'no time'), first_sent, coalesce(last_ended::text, 'no time')))
+             ('S13', early, format('created at %%s, updated at %%s, completed at %%s, its commands from %%s to %%s',
+                 created_at,
+                 updated_at, coalesce(completed_at::text, 'no time'), first_sent, coalesce(last_ended::text,
+                     'no time')))
          ) AS v (rule, broken, message)
          WHERE (crowded OR adrift OR misparked OR elsewhere OR off_step OR forward_undo OR unfinished OR incomplete
                 OR not_all_undone OR nothing_undone OR end_off OR early) AND v.broken
@@ -111,16 +116,14 @@ PATHS = AuditStatement(
     rules=("S11",),
     description=(
         "A process's commands are sent one after another, each visit of a step once; no step follows one that did not "
-        "complete, none an undo; undo steps run in reverse order of completion, each completed step undone at most once."
+        "complete, none an undo; undo steps run in reverse order of completion, "
+        "each completed step undone at most once."
     ),
     statement="""
         WITH steps AS (
             SELECT c.process_id, c.domain, c.command_id, c.step, c.status, c.compensates, c.created_at, c.completed_at,
                    t.command_id IS NOT NULL AS target, t.process_id AS target_process, t.status AS target_status,
-                   t.compensates AS target_compensates, t.completed_at AS target_ended,
-                   count(*) OVER (PARTITION BY c.process_id, c.step, c.visit) AS same_visit,
-                   CASE WHEN c.compensates IS NOT NULL
-                        THEN count(*) OVER (PARTITION BY c.process_id, c.compensates) ELSE 1 END AS same_target
+                   t.compensates AS target_compensates, t.completed_at AS target_ended
               FROM commandbus.command c
               LEFT JOIN commandbus.command t ON t.command_id = c.compensates
              WHERE c.process_id IS NOT NULL
@@ -133,15 +136,15 @@ PATHS = AuditStatement(
             SELECT ordered.*,
                    follows AND (before_ended IS NULL OR before_ended > created_at) AS too_soon,
                    follows AND compensates IS NULL AND before_undid IS NOT NULL AS forward_again,
-                   follows AND before <> 'COMPLETED' AND (compensates IS NULL OR before_undid IS NOT NULL) AS over_failure,
-                   same_visit > 1 AS repeated,
-                   same_target > 1 AS undone_twice,
+                   follows AND before <> 'COMPLETED'
+                       AND (compensates IS NULL OR before_undid IS NOT NULL) AS over_failure,
                    target AND (target_process IS DISTINCT FROM process_id OR target_status <> 'COMPLETED'
                                OR target_compensates IS NOT NULL) AS wrong_target,
                    before_target_ended < target_ended AS wrong_order
               FROM ordered
         )
-        SELECT 'S11' AS rule, judged.domain, process_id AS subject, format('command %%s, step %%s: %%s', command_id, step, v.message)
+        SELECT 'S11' AS rule, judged.domain, process_id AS subject, format('command %%s, step %%s: %%s', command_id,
+            step, v.message)
                AS message
           FROM judged
          CROSS JOIN LATERAL (VALUES
@@ -149,14 +152,17 @@ PATHS = AuditStatement(
                                coalesce(before_ended::text, 'no time yet'))),
              (forward_again, format('sent after the undo step %%s', before_step)),
              (over_failure, format('sent after step %%s, which is %%s', before_step, before)),
-             (repeated, 'sent more than once for the same visit'),
-             (undone_twice, format('undoes command %%s, as another one does', compensates)),
              (wrong_target, format('undoes command %%s, which is no completed step of this process', compensates)),
              (wrong_order, format('undoes a step that ended at %%s, after one that ended at %%s', target_ended,
                                   before_target_ended))
          ) AS v (broken, message)
-         WHERE (too_soon OR forward_again OR over_failure OR repeated OR undone_twice OR wrong_target OR wrong_order)
-           AND v.broken
+         WHERE (too_soon OR forward_again OR over_failure OR wrong_target OR wrong_order) AND v.broken
+        UNION ALL
+        SELECT 'S11', min(domain), process_id, format('visit %%s of step %%s was sent %%s times', visit, step, count(*))
+          FROM commandbus.command WHERE process_id IS NOT NULL GROUP BY process_id, step, visit HAVING count(*) > 1
+        UNION ALL
+        SELECT 'S11', min(domain), process_id, format('command %%s was undone %%s times', compensates, count(*))
+          FROM commandbus.command WHERE compensates IS NOT NULL GROUP BY process_id, compensates HAVING count(*) > 1
     """,
 )
 
@@ -172,7 +178,8 @@ LIVENESS = AuditStatement(
         )
         SELECT 'L3' AS rule, p.domain, p.process_id AS subject,
                format('%%s with %%s live or parked commands%%s', p.status, coalesce(live.live, 0),
-                      CASE WHEN r.command_id IS NOT NULL THEN ': its reply waits for a worker with its manager' ELSE '' END)
+                      CASE WHEN r.command_id IS NOT NULL THEN ': its reply waits for a worker with its manager'
+                           ELSE '' END)
                AS message
           FROM commandbus.process p
           LEFT JOIN live ON live.process_id = p.process_id

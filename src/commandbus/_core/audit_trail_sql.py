@@ -15,7 +15,8 @@ TRAIL = AuditStatement(
     ),
     statement="""
         WITH steps AS (
-            SELECT e.command_id, e.event_id, e.type, e.ts, e.epoch, e.worker_id, e.attempt, e.max_attempts, e.lease_until,
+            SELECT e.command_id, e.event_id, e.type, e.ts, e.epoch, e.worker_id, e.attempt, e.max_attempts,
+                e.lease_until,
                    lag(e.type) OVER trail AS before, lag(e.ts) OVER trail AS before_ts,
                    lag(e.epoch) OVER trail AS before_epoch, lag(e.worker_id) OVER trail AS before_worker,
                    lag(e.lease_until) OVER trail AS before_lease
@@ -65,7 +66,8 @@ TRAIL = AuditStatement(
              ('S4', ended, format('%%s after the terminal %%s', type, before)),
              ('S5', unfenced,
               format('%%s under epoch %%s by worker %%s, but the newest claim is epoch %%s by worker %%s until %%s',
-                     type, coalesce(epoch::text, 'none'), coalesce(worker_id::text, 'none'), before_epoch, before_worker,
+                     type, coalesce(epoch::text, 'none'), coalesce(worker_id::text, 'none'), before_epoch,
+                         before_worker,
                      before_lease)),
              ('S5', misnamed, format('%%s names epoch %%s, but it was parked under epoch %%s',
                                      type, coalesce(epoch::text, 'none'), coalesce(before_epoch::text, 'none'))),
@@ -88,7 +90,8 @@ LATE_OUTCOMES = AuditStatement(
     rules=("S5",),
     description="A late outcome was dropped from a claim that there was.",
     statement="""
-        SELECT 'S5' AS rule, (SELECT min(c.domain) FROM commandbus.command c WHERE c.command_id = late.command_id) AS domain,
+        SELECT 'S5' AS rule,
+               (SELECT min(c.domain) FROM commandbus.command c WHERE c.command_id = late.command_id) AS domain,
                late.command_id AS subject,
                format('event %%s: LATE_OUTCOME_DROPPED of epoch %%s by worker %%s, which never claimed it',
                       late.event_id, late.epoch, late.worker_id) AS message
@@ -141,12 +144,14 @@ LIVES = AuditStatement(
             UNION ALL
             SELECT command_id, domain, failures, lost_leases, past_failures FROM commandbus.troubleshooting
         )
-        SELECT 'S6' AS rule, (SELECT min(c.domain) FROM commandbus.command c WHERE c.command_id = lives.command_id) AS domain,
+        SELECT 'S6' AS rule,
+               (SELECT min(c.domain) FROM commandbus.command c WHERE c.command_id = lives.command_id) AS domain,
                lives.command_id AS subject, v.message
           FROM lives
          CROSS JOIN LATERAL (VALUES
              (failures > allowed, format('life %%s: %%s failures recorded of %%s allowed', life, failures, allowed)),
-             (retries >= allowed, format('life %%s: retried after %%s failures of %%s allowed', life, retries, allowed)),
+             (retries >= allowed, format('life %%s: retried after %%s failures of %%s allowed', life, retries,
+                 allowed)),
              (lost > allowed, format('life %%s: %%s leases lost of %%s allowed', life, lost, allowed)),
              (attempt NOT IN (retries, retries + 1),
               format('life %%s: claimed as attempt %%s after %%s retries', life, attempt, retries))
@@ -154,7 +159,8 @@ LIVES = AuditStatement(
          WHERE v.broken
         UNION ALL
         SELECT 'S6', live.domain, live.command_id,
-               format('its live row counts %%s failures, %%s lost leases and %%s earlier failures, its events %%s, %%s and %%s',
+               format(
+                   'counted %%s failures, %%s lost leases and %%s earlier failures, but its events say %%s, %%s and %%s',
                       live.failures, live.lost_leases, live.past_failures,
                       coalesce(counted.failures, 0), coalesce(counted.lost, 0), coalesce(counted.past, 0))
           FROM live

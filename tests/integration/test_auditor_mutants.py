@@ -1,0 +1,101 @@
+"""Planted defects: each is caught by the auditor, under the rule that names it."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import AsyncConnection, sql
+
+from commandbus.auditor import audit
+from commandbus.migrate import migrate
+from pytest_commandbus.postgres.server import EmbeddedPostgres
+from tests.integration.audit_damages import DAMAGES, Damage
+from tests.integration.audit_patches import PATCHES, Patch
+from tests.integration.bus_history import Bus, write_history
+
+
+@dataclass(frozen=True)
+class Templates:
+    """Two sound databases to copy: one with the history, one that is only migrated."""
+
+    server: EmbeddedPostgres
+    history: str
+    fresh: str
+    bus: Bus
+
+
+@pytest.fixture(scope="module")
+def templates(postgres_server: EmbeddedPostgres) -> Templates:
+    with psycopg.connect(postgres_server.dsn(), autocommit=True) as conn:
+        conn.execute("CREATE DATABASE audit_fresh")
+        migrate(postgres_server.dsn("audit_fresh"))
+        conn.execute("CREATE DATABASE audit_history TEMPLATE audit_fresh")
+    with psycopg.connect(postgres_server.dsn("audit_history"), autocommit=True) as conn:
+        bus = Bus(conn)
+        write_history(bus)
+    return Templates(postgres_server, "audit_history", "audit_fresh", bus)
+
+
+@pytest.fixture
+def copy(templates: Templates) -> Iterator[Callable[[str], str]]:
+    """Make a database of this test's own of one of the templates; returns its DSN."""
+    with psycopg.connect(templates.server.dsn(), autocommit=True) as conn:
+
+        def make(template: str) -> str:
+            conn.execute(sql.SQL("CREATE DATABASE mutant TEMPLATE {}").format(sql.Identifier(template)))
+            return templates.server.dsn("mutant")
+
+        yield make
+        conn.execute("DROP DATABASE IF EXISTS mutant WITH (FORCE)")
+
+
+async def broken_rules(dsn: str, *, liveness: bool = False) -> dict[str, list[str]]:
+    async with await AsyncConnection.connect(dsn) as conn:
+        found = await audit(conn, liveness=liveness)
+    return {rule: [v.subject for v in found if v.rule == rule] for rule in {v.rule for v in found}}
+
+
+def run(dsn: str, statements: str, **values: Any) -> None:
+    with psycopg.connect(dsn, autocommit=True) as conn, psycopg.ClientCursor(conn) as cursor:
+        cursor.execute(statements.encode(), values)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda d: f"{d.rule} {d.name}")
+async def test_damage_is_caught(damage: Damage, templates: Templates, copy: Callable[[str], str]) -> None:
+    dsn = copy(templates.history)
+    run(dsn, damage.statement, id=templates.bus.ids[damage.subject])
+    assert damage.rule in await broken_rules(dsn)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("patch", PATCHES, ids=lambda p: f"{p.rule} {p.name}")
+async def test_a_patched_function_is_caught(patch: Patch, templates: Templates, copy: Callable[[str], str]) -> None:
+    dsn = copy(templates.fresh)
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        bus = Bus(conn)
+        text = bus.rows(
+            "SELECT pg_get_functiondef(p.oid) AS text FROM pg_proc p WHERE p.pronamespace = 'commandbus'::regnamespace"
+            " AND p.proname = %(name)s", name=patch.function)[0]["text"]  # fmt: skip
+        patched, places = re.subn(r"\s+".join(map(re.escape, patch.old.split())), lambda _: patch.new, text)
+        assert places, "the schema's function changed: bring this patch up to date"
+        conn.execute(patched.encode())
+        bus.send("a", reply_to="shop")
+        patch.play(bus)
+    assert patch.rule in await broken_rules(dsn)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("patch", PATCHES, ids=lambda p: p.name)
+async def test_the_same_verbs_are_sound_without_the_patch(
+    patch: Patch, templates: Templates, copy: Callable[[str], str]
+) -> None:
+    dsn = copy(templates.fresh)
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        bus = Bus(conn)
+        bus.send("a", reply_to="shop")
+        patch.play(bus)
+    assert await broken_rules(dsn) == {}
