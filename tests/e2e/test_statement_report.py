@@ -53,7 +53,8 @@ def report_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 async def rows(pool: Pool, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
     """Return what a statement gives."""
     async with pool.connection() as conn:
-        return await (await conn.execute(statement, parameters)).fetchall()
+        found: list[tuple[Any, ...]] = await (await conn.execute(statement, parameters)).fetchall()
+        return found
 
 
 async def stored(pool: Pool) -> list[tuple[UUID, Any, Any]]:
@@ -134,7 +135,7 @@ def test_a_state_survives_its_dict(
     behavior: ProcessStepBehavior | None,
 ) -> None:
     """to_dict and from_dict lose nothing."""
-    state = StatementReportState(*span, account_list, output_type, *left, behavior)
+    state = StatementReportState(span[0], span[1], account_list, output_type, *left, behavior=behavior)
     assert StatementReportState.from_dict(state.to_dict()) == state
 
 

@@ -112,9 +112,9 @@ class StatementReportProcess(BaseProcessManager):
         """Return the query."""
         return StatementReportStep.QUERY
 
-    def build_command(self, step: StatementReportStep, state: StatementReportState) -> ProcessCommand:
+    def build_command(self, step: str, state: StatementReportState) -> ProcessCommand:
         """Return the command of a step: what was asked for, or the file that the step before has left."""
-        match step:
+        match StatementReportStep(step):
             case StatementReportStep.QUERY:
                 data: dict[str, Any] = {
                     "from_date": state.from_date.isoformat(),
@@ -130,14 +130,14 @@ class StatementReportProcess(BaseProcessManager):
                     "from_date": state.from_date.isoformat(),
                     "to_date": state.to_date.isoformat(),
                 }
-        if state.behavior is not None and getattr(state.behavior, _BEHAVIOR[step]) is not None:
+        if state.behavior is not None and getattr(state.behavior, _BEHAVIOR[StatementReportStep(step)]) is not None:
             data["has_behavior"] = True  # so that only these commands have their behavior looked up
-        return ProcessCommand(command_type=step.value, data=data)
+        return ProcessCommand(command_type=step, data=data)
 
-    def update_state(self, state: StatementReportState, step: StatementReportStep, response: ProcessResponse) -> None:
+    def update_state(self, state: StatementReportState, step: str, response: ProcessResponse) -> None:
         """Take in the path of the file that the step has left."""
         result = response.result or {}
-        match step:
+        match StatementReportStep(step):
             case StatementReportStep.QUERY:
                 state.query_result_path = result.get("query_result_path")
             case StatementReportStep.AGGREGATE:
@@ -146,10 +146,10 @@ class StatementReportProcess(BaseProcessManager):
                 state.rendered_file_path = result.get("rendered_file_path")
 
     def get_next_step(
-        self, current_step: StatementReportStep, response: ProcessResponse, state: StatementReportState
+        self, current_step: str, response: ProcessResponse, state: StatementReportState
     ) -> StatementReportStep | None:
         """Return the step after, None after the last."""
-        return _NEXT.get(current_step)
+        return _NEXT.get(StatementReportStep(current_step))
 
     async def before_send_commands(self, items: Sequence[BeforeSend], conn: AsyncConnection[Any]) -> None:
         """Store the behavior of the commands that have one, all by one statement in the sending transaction."""
