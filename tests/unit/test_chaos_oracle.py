@@ -74,7 +74,7 @@ class Forgiving(Order):
     def get_next_step(self, current_step: Step, response: Any, state: Any) -> Step | None:
         try:
             return Step.SHIP if state.express else Step.PAY
-        except Exception:  # noqa: BLE001
+        except Exception:
             return super().get_next_step(current_step, response, state)
 
 
