@@ -51,6 +51,11 @@ def _sweep(bus: Bus) -> None:
     bus.sweep()
 
 
+def _lose_the_last_lease(bus: Bus) -> None:
+    bus.claim("a", lease="0", max_attempts=1)
+    bus.sweep()
+
+
 def _retry(bus: Bus) -> None:
     bus.fail("a")
     bus.claim("a")
@@ -106,7 +111,7 @@ class Patch:
     function: str
     old: str
     new: str
-    play: Callable[[Bus], None]
+    play: Callable[[Bus], object]
 
 
 FENCE = "q.epoch = s.epoch AND q.worker_id ="
@@ -136,7 +141,7 @@ PATCHES = [
     Patch("S5", "sweep ignores leases", "sweep", "AND q.lease_until <= v_now", "", _sweep),
     Patch("S6", "sweep does not count the last lost lease", "sweep", "'lost_leases', s.lost_leases + 1",
           "'lost_leases', s.lost_leases",
-          lambda bus: (bus.claim("a", lease="0", max_attempts=1), bus.sweep())[-1]),
+          _lose_the_last_lease),
     Patch("S3", "enqueue without SENT", "enqueue", "'SENT', v_now FROM new", "'SENT', v_now FROM new WHERE false",
           lambda bus: None),
     Patch("S12", "outcomes are not parked", "record_outcomes", "FROM o WHERE event = 'MOVED_TO_TSQ' )",

@@ -75,13 +75,14 @@ class Bus:
         advances = (
             [{"seq": claim["seq"], "process_id": str(claim["process_id"]), "state": {}} | advance] if advance else []
         )
-        return self.rows(
+        lost: list[int] = self.rows(
             "SELECT commandbus.settle(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s,"
             " %(outcomes)s, %(advances)s, %(sends)s)",
             domain=DOMAIN, worker=claim["worker"], seqs=[claim["seq"]], epochs=[claim["epoch"]],
             outcomes=json.dumps([outcome]), advances=json.dumps(advances),
             sends=json.dumps([{"seq": claim["seq"], **send} for send in sends]),
         )[0]["settle"]  # fmt: skip
+        return lost
 
     def _outcome(self, row: dict[str, Any], event: str, failures: int, attempts: int) -> dict[str, Any]:
         status = STATUS.get(event)

@@ -89,7 +89,7 @@ async def test_a_patched_function_is_caught(patch: Patch, templates: Templates, 
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("patch", PATCHES, ids=lambda p: p.name)
+@pytest.mark.parametrize("patch", {p.play: p for p in PATCHES}.values(), ids=lambda p: p.name)
 async def test_the_same_verbs_are_sound_without_the_patch(
     patch: Patch, templates: Templates, copy: Callable[[str], str]
 ) -> None:

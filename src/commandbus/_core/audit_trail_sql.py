@@ -160,7 +160,7 @@ LIVES = AuditStatement(
         UNION ALL
         SELECT 'S6', live.domain, live.command_id,
                format(
-                   'counted %%s failures, %%s lost leases and %%s earlier failures, but its events say %%s, %%s and %%s',
+                   'counted %%s failures, %%s lost leases and %%s earlier failures, its events say %%s, %%s and %%s',
                       live.failures, live.lost_leases, live.past_failures,
                       coalesce(counted.failures, 0), coalesce(counted.lost, 0), coalesce(counted.past, 0))
           FROM live
