@@ -174,7 +174,7 @@ DECLARE
     v_released integer;
 BEGIN
     WITH released AS (
-        UPDATE commandbus.queue q SET lease_until = NULL, worker_id = NULL
+        UPDATE commandbus.queue q SET lease_until = NULL, worker_id = NULL, queued_at = v_now  -- no claim is stamped before
           FROM unnest(p_seqs, p_epochs, array_fill(p_worker, ARRAY[cardinality(p_seqs)])) AS s (seq, epoch, worker_id)
          WHERE q.seq = s.seq AND q.epoch = s.epoch AND q.worker_id = s.worker_id
         RETURNING q.command_id, q.epoch

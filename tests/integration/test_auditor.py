@@ -110,6 +110,18 @@ async def test_a_process_is_at_rest_when_it_ended_or_is_parked(bus: Bus, empty_d
 
 
 @pytest.mark.asyncio
+async def test_a_claim_that_began_before_a_release_is_stamped_after_it(bus: Bus, empty_dsn: str) -> None:
+    clock = bus.rows("SELECT pg_get_functiondef('commandbus.now'::regproc) AS text")[0]["text"]
+    bus.send("given back")
+    claim = bus.claim("given back")
+    bus.rows(clock.replace("statement_timestamp()", "statement_timestamp() + interval '1 minute'"))
+    bus.release(claim)
+    bus.rows(clock)
+    bus.claim("given back", worker=2, lease="1 hour")
+    assert await audited(empty_dsn) == []
+
+
+@pytest.mark.asyncio
 async def test_findings_are_bounded_and_counted(bus: Bus, empty_dsn: str) -> None:
     names = [f"command {number}" for number in range(SHOWN_PER_RULE + 5)]
     bus.send(*names)
