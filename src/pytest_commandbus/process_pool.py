@@ -31,7 +31,7 @@ class ProcessPool(WorkerPool):
     """`workers` processes, each `commandbus worker` for all domains of the App."""
 
     def __init__(self, runtime: "Runtime", *, workers: int, concurrency: int, options: dict[str, Any]) -> None:
-        self._runtime = runtime
+        super().__init__(runtime)
         self._workers = workers
         self._options = ["--concurrency", str(concurrency), *_command_line(options)]
         self._processes: list[subprocess.Popen[bytes]] = []

@@ -29,7 +29,7 @@ class Run:
     """One pytest run, in this process: the controller's, an xdist worker's, or the only one.
 
     seed: of every roll. run_id: the same in all processes of the run. worker_id: "gw0" and so on, "" without xdist.
-    rerun: the command that runs again, without tests and seed.
+    rerun: the command that runs again, without tests and seed; directory: where it was given.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class Run:
         seed: int,
         run_id: str,
         rerun: str,
+        directory: Path,
         worker_id: str = "",
         desk: Mapping[str, str] | None = None,
     ) -> None:
@@ -46,6 +47,7 @@ class Run:
         self.seed = seed
         self.run_id = run_id
         self.rerun = rerun
+        self.directory = directory
         self.worker_id = worker_id
         self._desk_address = desk
         self._desk: ServerDesk | None = None
@@ -100,7 +102,13 @@ class Run:
             from .rendezvous import ServerDesk
 
             self._desk = ServerDesk(self.dsn)
-        return {"seed": self.seed, "run_id": self.run_id, "rerun": self.rerun, "desk": dict(self._desk.address)}
+        return {
+            "seed": self.seed,
+            "run_id": self.run_id,
+            "rerun": self.rerun,
+            "directory": str(self.directory),
+            "desk": dict(self._desk.address),
+        }
 
     def psql(self) -> str:
         """Return the program for an interactive look at the server, as a word of a shell line."""
@@ -146,13 +154,20 @@ def start_run(config: pytest.Config) -> None:
     given: Mapping[str, Any] | None = getattr(config, "workerinput", {}).get(_WORKERINPUT)
     if given is None:
         seed = secrets.randbelow(_DRAWN_SEEDS) if options.seed is None else options.seed
-        config.stash[RUN] = Run(options, seed=seed, run_id=secrets.token_hex(4), rerun=_rerun(config))
+        config.stash[RUN] = Run(
+            options,
+            seed=seed,
+            run_id=secrets.token_hex(4),
+            rerun=_rerun(config),
+            directory=config.invocation_params.dir,
+        )
     else:
         config.stash[RUN] = Run(
             options,
             seed=given["seed"],
             run_id=given["run_id"],
             rerun=given["rerun"],
+            directory=Path(given["directory"]),
             worker_id=os.environ.get("PYTEST_XDIST_WORKER", ""),
             desk=given["desk"],
         )
@@ -172,10 +187,10 @@ def end_run(config: pytest.Config) -> None:
 
 
 def rerun_line(config: pytest.Config, nodeid: str) -> str:
-    """Return the shell line that runs one test again with the same seed, from the current directory."""
+    """Return the shell line that runs one test again with the same seed, from where pytest was started."""
     run = config.stash[RUN]
     path, separator, rest = nodeid.partition("::")
-    where = os.path.relpath(config.rootpath / path, Path.cwd())
+    where = os.path.relpath(config.rootpath / path, run.directory)
     return f"{run.rerun} {shlex.quote(where + separator + rest)} --cb-seed={run.seed}"
 
 

@@ -12,10 +12,9 @@ from .application import check_app, path_of
 from .run import RUN, Run
 
 if TYPE_CHECKING:
-    from commandbus.sync import Portal
-
     from commandbus import App, BatchCommand, TroubleshootingQueue
     from commandbus.process import BaseProcessManager
+    from commandbus.sync import Portal
 
     from .chaos_rules import ChaosRules
     from .command_batch import CommandBatch
@@ -333,7 +332,7 @@ class Runtime:
 
         if self._portal is None:
             self._portal = Portal()
-        return cast(T, SyncProxy(thing, self._portal))
+        return cast("T", SyncProxy(thing, self._portal))
 
 
 def expand_data(given_data: InitialData, ordinals: range) -> Iterator[dict[str, Any]]:

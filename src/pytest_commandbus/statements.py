@@ -86,6 +86,8 @@ OBSERVED = """
 LOCK_CHAOS_RUN = "LOCK TABLE e2e.chaos_run IN SHARE ROW EXCLUSIVE MODE"
 HAS_CHAOS_RUN = "SELECT EXISTS (SELECT FROM e2e.chaos_run)"
 
+CLAIMS = "SELECT count(*) FROM commandbus.event WHERE type = 'RECEIVED'"
+
 # A worker process that was killed cannot tell; its leases need not be waited for.
 WORKER_IS_GONE = """
     UPDATE commandbus.worker SET stopped_at = clock_timestamp()

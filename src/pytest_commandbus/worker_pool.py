@@ -1,11 +1,14 @@
 """Workers for a test: in its own process, or in processes of their own."""
 
 import asyncio
+import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+
+from . import statements
 
 if TYPE_CHECKING:
     from commandbus import App, Worker
@@ -14,7 +17,8 @@ if TYPE_CHECKING:
     from .runtime import Runtime
 
 DEFAULT_WORKERS, DEFAULT_CONCURRENCY = 2, 10
-STOP_SECONDS = 30.0
+STOP_SECONDS, CLAIM_SECONDS = 30.0, 30.0
+_CLAIM_POLL = 0.01
 _KEPT_CONNECTIONS = 2  # of its pool, by each worker
 
 
@@ -24,6 +28,9 @@ class WorkerDiedError(AssertionError):
 
 class WorkerPool(ABC):
     """Running workers. Leaving it stops them gracefully, and fails the test if one died by itself."""
+
+    def __init__(self, runtime: "Runtime") -> None:
+        self._runtime = runtime
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -51,6 +58,20 @@ class WorkerPool(ABC):
     def check(self) -> None:
         """Raise WorkerDiedError if a worker ended by itself."""
 
+    async def claimed(self, count: int = 1, *, timeout: float = CLAIM_SECONDS) -> None:
+        """Wait until workers have claimed `count` commands in the test's database. Errors: TimeoutError."""
+        deadline = time.monotonic() + timeout
+        while await self._claims() < count:
+            self.check()
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the workers did not claim {count} commands within {timeout:g} s")
+            await asyncio.sleep(_CLAIM_POLL)
+
+    async def _claims(self) -> int:
+        async with self._runtime.pool.connection() as connection:
+            row = await (await connection.execute(statements.CLAIMS)).fetchone()
+        return 0 if row is None else int(row[0])
+
     def logs(self) -> Sequence[tuple[str, str]]:
         """Return (worker, end of its output) of the workers that have an output of their own."""
         return ()
@@ -60,7 +81,7 @@ class TaskPool(WorkerPool):
     """Workers as tasks of the test's own loop: `workers` for each domain of the App."""
 
     def __init__(self, runtime: "Runtime", *, workers: int, concurrency: int, options: dict[str, Any]) -> None:
-        self._runtime = runtime
+        super().__init__(runtime)
         self._workers = workers
         self._concurrency = concurrency
         self._options = options

@@ -3,6 +3,7 @@
 import shlex
 import shutil
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ class Suite:
 
     def write(self, text: str, head: str = HEAD, **more: str) -> None:
         """Write test_it.py, after the usual head, and more modules by name."""
-        self.pytester.makepyfile(test_it=head + text, **more)
+        self.pytester.makepyfile(test_it=head + textwrap.dedent(text), **more)
 
     def run(self, *arguments: str, embedded: bool = False) -> pytest.RunResult:
         """Run pytest in this process."""

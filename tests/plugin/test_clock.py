@@ -1,0 +1,65 @@
+"""cb_clock: waiting takes no real time where it is skipped, and its full time where it is not."""
+
+import time
+
+import pytest
+
+from commandbus import App
+
+from .conftest import Suite
+from .shop import OrderProcess
+
+BACKOFF = 10 + 60
+
+
+@pytest.mark.chaos(payment={"fail_transient_times": 2})
+@pytest.mark.parametrize("processes", [False, True])
+async def test_a_backoff_costs_no_real_time(cb_process_batch, cb_clock, processes):
+    began = time.monotonic()
+    batch = await cb_process_batch(OrderProcess, count=10, processes=processes)
+    await batch.complete()
+    assert cb_clock.skipped >= BACKOFF - 1
+    assert time.monotonic() - began < BACKOFF / 2
+    timeline = await batch.timeline((await batch.processes())[0].process_id)
+    assert (timeline[-1].at - timeline[0].at).total_seconds() >= BACKOFF
+
+
+@pytest.mark.chaos(payment={"timeout_pct": 100})
+async def test_a_rolled_timeout_takes_no_real_time(cb_process_batch):
+    began = time.monotonic()
+    batch = await cb_process_batch(OrderProcess, count=3)
+    assert (await batch.wait()).in_troubleshooting_count == 3
+    assert {c for c in [e.code for e in await batch.timeline((await batch.processes())[0].process_id)] if c} == {
+        "TIMEOUT"
+    }
+    assert time.monotonic() - began < 20
+
+
+async def test_without_chaos_time_is_real(cb_process_batch, cb_clock):
+    batch = await cb_process_batch(OrderProcess, count=2)
+    await batch.complete()
+    assert cb_clock.skipped == 0
+
+
+async def test_the_clock_is_advanced_by_hand(cb_pool, cb_clock):
+    async with cb_pool.connection() as connection:
+        await cb_clock.advance(3600)
+        cursor = await connection.execute("SELECT extract(epoch FROM commandbus.now() - clock_timestamp())::float8")
+        row = await cursor.fetchone()
+    assert 3590 < row[0] <= 3600
+    assert cb_clock.skipped == 3600
+
+
+@pytest.mark.cb_clock
+async def test_by_its_marker_time_is_skipped_without_chaos(cb_command_batch, cb_clock, cb_app: App):
+    batch = await cb_command_batch("mail", "SendMail", count=1)
+    assert (await batch.complete()).completed_count == 1
+    flaky = await cb_command_batch("mail", "NoSuchMail", count=1)
+    assert (await flaky.wait()).in_troubleshooting_count == 1
+
+
+def test_the_marker_takes_no_arguments(suite: Suite):
+    suite.write("@pytest.mark.cb_clock(False)\nasync def test_it(cb_bus):\n    pass\n")
+    result = suite.run()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*the marker cb_clock takes no arguments: write @pytest.mark.cb_clock*"])
