@@ -115,6 +115,8 @@ def _field_names(state_class: type[Any]) -> tuple[str, ...]:
 
 def _plain(value: Any) -> Any:
     """A field's value as JSON: nested dataclasses as dicts, also inside lists and dicts."""
+    if value is None or isinstance(value, str | int | float):
+        return value
     if is_dataclass(value) and not isinstance(value, type):
         return {name: _plain(getattr(value, name)) for name in _field_names(type(value))}
     if isinstance(value, list | tuple):

@@ -1,6 +1,7 @@
 """The claim loop: how much to claim, and what a claimed command becomes."""
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Sequence
 
@@ -18,6 +19,9 @@ from commandbus.worker.reserved import ReservedConnection
 from commandbus.worker.settling import Settling
 from commandbus.worker.slots import Pending, Slots
 
+_log = logging.getLogger(__name__)
+
+_PAUSE = 1.0  # seconds after a middleware failed
 _FULL_SCAN = 1.0  # seconds between claims that look at the whole queue, for expired leases and late commits
 
 
@@ -46,12 +50,12 @@ class Intake:
         """How many commands to claim now: 0 while enough are in hand.
 
         No more than can be started within half a lease, by the slowest command type's mean duration; no more than the
-        slots while nothing was measured yet.
+        slots while a type in hand, or any type, was not measured yet.
         """
         size = self.slots.size
         durations = self.slots.durations
         target = size
-        if durations:
+        if durations and not self.slots.has_unmeasured:
             by_time = size * self.lease / 2 / max(*durations.values(), 1e-6)
             target = max(size, min(2 * batch_size, int(by_time)))
         in_hand = self.slots.in_hand + self._settling.waiting
@@ -60,7 +64,10 @@ class Intake:
         return min(batch_size, target - in_hand)
 
     async def take(self, claims: Sequence[Claimed], claimed_at: float) -> list[Claimed]:
-        """Start what was claimed; returns what is to be released: too many of a type that was never measured."""
+        """Start what was claimed; returns what is to be released.
+
+        That is too many of a type that was never measured, or all when a middleware could not prepare for them.
+        """
         runs: list[Pending] = []
         unmeasured: Counter[str] = Counter()
         excess: list[Claimed] = []
@@ -72,8 +79,13 @@ class Intake:
                     continue
             if (pending := self._pending(claimed, claimed_at)) is not None:
                 runs.append(pending)
-        for layer in self._middleware:
-            await layer.claimed([pending.run.context for pending in runs])
+        try:
+            for layer in self._middleware:
+                await layer.claimed([pending.run.context for pending in runs])
+        except Exception:  # a user's middleware may raise anything; the worker lives on
+            _log.exception("a middleware could not prepare for %d commands; they are released", len(runs))
+            await asyncio.sleep(_PAUSE)
+            return excess + [pending.claimed for pending in runs]
         self.slots.add(runs)
         return excess
 
@@ -141,6 +153,7 @@ class Claiming:
         self._space = asyncio.Event()
         self._after = 0
         self._full_scan_at = 0.0
+        self._is_stopping = False
 
     def wake(self) -> None:
         """Something may be due."""
@@ -150,18 +163,27 @@ class Claiming:
         """There may be room again."""
         self._space.set()
 
+    def stop(self) -> None:
+        """Claim nothing new; run() ends once a claim under way has its answer, so that no lease is forgotten."""
+        self._is_stopping = True
+        self._woken.set()
+        self._space.set()
+
     async def run(self) -> None:
-        """Claim until cancelled."""
-        while True:
+        """Claim until stopped or cancelled."""
+        while not self._is_stopping:
             limit = self._intake.room(self._batch_size)
             if limit == 0:
-                self._space.clear()
-                if self._intake.room(self._batch_size) == 0:
-                    await self._space.wait()
+                await self._wait_for_space()
                 continue
             self._woken.clear()
-            if await self._claim(limit) < limit:
+            if await self._claim(limit) < limit and not self._is_stopping:
                 await self._sleep()
+
+    async def _wait_for_space(self) -> None:
+        self._space.clear()
+        if self._intake.room(self._batch_size) == 0 and not self._is_stopping:
+            await self._space.wait()
 
     async def _claim(self, limit: int) -> int:
         """Claim once, from where the last claim began; now and then, and before giving up, from the very beginning."""

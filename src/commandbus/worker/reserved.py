@@ -32,6 +32,7 @@ class ReservedConnection:
         self._pool = pool
         self._session = session
         self._conn: Connection | None = None
+        self._was_autocommit = False
         self._lock = asyncio.Lock()
 
     async def open(self) -> None:
@@ -53,7 +54,7 @@ class ReservedConnection:
             if not conn.closed:
                 if self._session:
                     await conn.execute("RESET idle_in_transaction_session_timeout")
-                await conn.set_autocommit(False)
+                await conn.set_autocommit(self._was_autocommit)
         except psycopg.Error:
             await conn.close()
         await self._pool.putconn(conn)
@@ -90,6 +91,7 @@ class ReservedConnection:
     async def _take(self) -> Connection:
         conn: Connection = await self._pool.getconn()
         try:
+            self._was_autocommit = conn.autocommit
             await conn.set_autocommit(True)
             if self._session:
                 await conn.execute(_SET_IDLE_LIMIT, ("30s",))

@@ -6,7 +6,7 @@ handler that changes context variables retires its slot, so that the next one do
 
 import asyncio
 import contextvars
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine
 from time import perf_counter
 from typing import Any
@@ -38,6 +38,7 @@ class Slots:
         self.pending: deque[Pending] = deque()
         self.running: dict[asyncio.Task[None], Pending] = {}
         self.durations: dict[str, float] = {}  # seconds by command type, running mean
+        self.by_type: Counter[str] = Counter()  # of what is in hand
         self.size = size
         self._executor = executor
         self._on_outcome = on_outcome
@@ -54,6 +55,7 @@ class Slots:
     def add(self, batch: list[Pending]) -> None:
         """Queue commands, and start slots for them."""
         self.pending.extend(batch)
+        self.by_type.update(pending.claimed.command_type for pending in batch)
         for _ in range(min(len(batch), self.size - len(self._tasks))):
             self._start_slot()
 
@@ -61,7 +63,13 @@ class Slots:
         """Give up what was not started."""
         claims = [pending.claimed for pending in self.pending]
         self.pending.clear()
+        self.by_type.subtract(claimed.command_type for claimed in claims)
         return claims
+
+    @property
+    def has_unmeasured(self) -> bool:
+        """Whether a command in hand is of a type whose duration is not known yet."""
+        return any(count > 0 and name not in self.durations for name, count in self.by_type.items())
 
     def cancel_overdue(self, now: float) -> None:
         """Cancel every handler whose deadline has passed."""
@@ -112,9 +120,11 @@ class Slots:
                 del self.running[task]
             ended = perf_counter()
             self._measure(pending.claimed.command_type, ended - started)
+            self.by_type[pending.claimed.command_type] -= 1
             self._on_outcome(pending, outcome)
-            if pending.run.thread is not None and not pending.run.thread.done():
-                await asyncio.wait([pending.run.thread])
+            thread = pending.run.thread
+            if thread is not None and not thread.done() and not pending.run.is_released:
+                await asyncio.wait([thread])
             if contextvars.copy_context() != clean:
                 return
             if ended - yielded > _YIELD_AFTER:

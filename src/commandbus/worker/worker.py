@@ -27,6 +27,7 @@ from commandbus.worker.upkeep import Upkeep
 
 _log = logging.getLogger(__name__)
 
+_LAST_CLAIM = 10.0  # seconds that stopping waits for the answer of a claim under way
 KEPT_CONNECTIONS = 2  # of the pool, by each worker; the LISTEN connection is not one of the pool's
 
 
@@ -141,6 +142,9 @@ class Worker:
         settling.on_space = claiming.look
         upkeep = Upkeep(claim_conn, worker_id, self.domain, slots, claiming, self.counts, self._lease)
 
+        if self._stopping.is_set():
+            claiming.stop()
+
         def wake() -> None:
             claiming.wake()
             settling.wake_router()
@@ -159,6 +163,8 @@ class Worker:
             done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
             for task in done - {stopping}:
                 task.result()  # an unasked end is an error: say which
+            claiming.stop()
+            await asyncio.wait([claims], timeout=_LAST_CLAIM if self._stop_timeout is None else self._stop_timeout)
             await _end(claims)
             await self._drain(slots, settling, upkeep)
         finally:
