@@ -111,7 +111,7 @@ def test_files_are_whole_and_final(tmp_path: Path) -> None:
     second = files.write("1.csv", b"second", claim=2)
     assert first == second
     assert files.read(second) == b"second"
-    assert [path.name for path in files.directory.iterdir()] == ["1.csv"]
+    assert [path.name for path in Path(files.directory).iterdir()] == ["1.csv"]
 
 
 def test_the_environment_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,5 +120,5 @@ def test_the_environment_names_the_folder(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     assert Path(files.write("1.csv", b"", claim=1)) == tmp_path / "1.csv"
     monkeypatch.delenv(VARIABLE)
-    assert files.directory.is_absolute()
-    assert files.directory != tmp_path
+    assert Path(files.directory).is_absolute()
+    assert Path(files.directory) != tmp_path

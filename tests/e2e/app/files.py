@@ -6,6 +6,8 @@ from pathlib import Path
 
 VARIABLE = "REPORT_DIR"
 
+# Strings and calls of os here, since for files this small a Path costs as much as what is done with it.
+
 
 class ReportFiles:
     """One folder of small files: the given one, else that of the environment's REPORT_DIR, else one of this user's
@@ -13,15 +15,13 @@ class ReportFiles:
     """
 
     def __init__(self, directory: Path | None = None) -> None:
-        self._directory = directory
+        self._given = directory
 
     @property
-    def directory(self) -> Path:
+    def directory(self) -> str:
         """The folder, absolute; it may not exist yet."""
-        if self._directory is not None:
-            return self._directory.absolute()
-        named = os.environ.get(VARIABLE)
-        return Path(named).absolute() if named else Path(tempfile.gettempdir()) / f"statement-reports-{os.getuid()}"
+        named = self._given or os.environ.get(VARIABLE)
+        return os.path.abspath(named or f"{tempfile.gettempdir()}/statement-reports-{os.getuid()}")  # noqa: PTH100
 
     def write(self, name: str, content: bytes, claim: int) -> str:
         """Put a file there under its final name at once and whole, and return its path.
@@ -29,7 +29,7 @@ class ReportFiles:
         `claim` is what no other run of the same step has (the command's epoch), so that two of them never write to
         one temporary file; the last one to end wins, with the same content.
         """
-        directory = str(self.directory)
+        directory = self.directory
         final = f"{directory}/{name}"
         unfinished = f"{final}.{claim}~"
         try:
@@ -37,7 +37,7 @@ class ReportFiles:
         except FileNotFoundError:
             Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
             _write(unfinished, content)
-        os.replace(unfinished, final)  # noqa: PTH105 - a Path would cost more than the call
+        os.replace(unfinished, final)  # noqa: PTH105
         return final
 
     @staticmethod

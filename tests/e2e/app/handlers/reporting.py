@@ -24,7 +24,7 @@ class ReportingHandlers(ProbabilisticHandlers):
         async def work() -> Result:
             accounts = command.data["account_list"]
             from_date, to_date = (date.fromisoformat(command.data[name]) for name in ("from_date", "to_date"))
-            async with ctx.pool.connection() as conn:
+            async with ledger.reader(ctx.pool) as conn:
                 transactions = await ledger.read_transactions(conn, accounts, from_date, to_date)
                 if len({entry.account for entry in transactions}) < len(accounts):
                     await _refuse_unknown(conn, accounts)
