@@ -63,15 +63,19 @@ class CommandLease:
         if self._conn is not None:
             raise InvalidOperationError("this handler's transaction is already open; it has only one at a time")
         async with self._pool.connection() as conn:
-            async with conn.transaction():
-                await conn.execute(_IDLE_LIMIT, ("30s",))
-                self._conn = conn
-                try:
-                    yield conn
-                finally:
-                    self._conn = None
-                if self._is_lost:  # the handler swallowed the error: its writes must not commit without the completion
-                    raise LeaseLostError(context.command.command_id)
+            try:
+                async with conn.transaction():
+                    await conn.execute(_IDLE_LIMIT, ("30s",))
+                    self._conn = conn
+                    try:
+                        yield conn
+                    finally:
+                        self._conn = None
+                    if self._is_lost:  # the handler swallowed the error: no write commits without the completion
+                        raise LeaseLostError(context.command.command_id)
+            except BaseException:  # rolled back: what was recorded in it is not, what an earlier one committed is
+                self._is_recorded = self.run is not None and self.run.is_settled
+                raise
             if self._is_recorded and self.run is not None:
                 self.run.is_settled = True
 

@@ -36,6 +36,8 @@ class Settling:
         poll_interval: float,
     ) -> None:
         self.on_space: Callable[[], None] = lambda: None
+        self.on_delayed: Callable[[], None] = lambda: None  # something is due later
+        self.on_delayed: Callable[[], None] = lambda: None
         self._conn = conn
         self._settlement = settlement
         self._router = router
@@ -103,6 +105,8 @@ class Settling:
             self._count(group, await self._settle(group))
             self._settling = 0
             self.on_space()
+            if any(finished.outcome.delay is not None for finished in group):
+                self.on_delayed()
         self._flushed.set()
 
     async def _settle(self, group: Sequence[Finished]) -> set[int]:
@@ -136,6 +140,8 @@ class Settling:
         return await self._router.route(conn)
 
     def _count(self, group: Sequence[Finished], lost: set[int]) -> None:
+        if any(finished.outcome.delay is not None for finished in group):
+            self.on_delayed()
         for finished in group:
             if finished.claimed.seq in lost:
                 self._counts.dropped += 1

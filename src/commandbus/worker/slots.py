@@ -43,14 +43,15 @@ class Slots:
         self._executor = executor
         self._on_outcome = on_outcome
         self._tasks: set[asyncio.Task[None]] = set()
+        self._lingering: set[asyncio.Task[None]] = set()  # slots whose thread outlives its attempt
         self._idle = asyncio.Event()
         self._idle.set()
         self._context = contextvars.copy_context()
 
     @property
     def in_hand(self) -> int:
-        """How many commands are running or waiting to."""
-        return len(self.pending) + len(self.running)
+        """How many commands are running, or waiting to, or still have a thread."""
+        return len(self.pending) + len(self.running) + len(self._lingering)
 
     def add(self, batch: list[Pending]) -> None:
         """Queue commands, and start slots for them."""
@@ -79,9 +80,11 @@ class Slots:
                 task.cancel()
 
     def cancel_all(self) -> None:
-        """Cancel every running handler; their commands are to be released."""
+        """Cancel every running handler; their commands are to be released. Threads are left to themselves."""
         for task, pending in list(self.running.items()):
             pending.run.is_released = True
+            task.cancel()
+        for task in list(self._lingering):
             task.cancel()
 
     async def drain(self) -> None:
@@ -124,12 +127,21 @@ class Slots:
             self._on_outcome(pending, outcome)
             thread = pending.run.thread
             if thread is not None and not thread.done() and not pending.run.is_released:
-                await asyncio.wait([thread])
+                await self._linger(task, pending, thread)
             if contextvars.copy_context() != clean:
                 return
             if ended - yielded > _YIELD_AFTER:
                 await asyncio.sleep(0)
                 yielded = perf_counter()
+
+    async def _linger(self, task: asyncio.Task[None], pending: Pending, thread: asyncio.Future[Any]) -> None:
+        """Keep the slot until the thread has returned, then tell that there is room."""
+        self._lingering.add(task)
+        try:
+            await asyncio.wait([thread])
+        finally:
+            self._lingering.discard(task)
+        self._on_outcome(pending, None)
 
     def _measure(self, command_type: str, seconds: float) -> None:
         mean = self.durations.get(command_type)

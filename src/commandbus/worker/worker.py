@@ -139,7 +139,8 @@ class Worker:
         claiming = Claiming(
             claim_conn, intake, self.counts, self._policy.max_attempts, self._poll_interval, self._batch_size
         )
-        settling.on_space = claiming.look
+        settling.on_space, settling.on_delayed = claiming.look, claiming.wake
+        settling.on_delayed = claiming.wake  # a retry may be due before the next poll
         upkeep = Upkeep(claim_conn, worker_id, self.domain, slots, claiming, self.counts, self._lease)
 
         if self._stopping.is_set():
@@ -168,6 +169,8 @@ class Worker:
             await _end(claims)
             await self._drain(slots, settling, upkeep)
         finally:
+            await _end(claims)
+            slots.take_pending()
             slots.cancel_all()
             await slots.drain()
             await _end(stopping, *tasks)
