@@ -208,8 +208,13 @@ BEGIN
             past_failures integer, lost_leases integer, max_attempts integer, delay double precision,
             details json, process_id uuid, reply_to text, reply_outcome text, correlation_id uuid)
     ), waiting AS (
-        UPDATE commandbus.process p SET status = 'WAITING_FOR_TSQ', updated_at = v_now
-          FROM o WHERE o.event = 'MOVED_TO_TSQ' AND p.process_id = o.process_id
+        UPDATE commandbus.process p      -- parked, or its reply waits for the manager since an operator decided
+           SET status = CASE WHEN o.event = 'MOVED_TO_TSQ' THEN 'WAITING_FOR_TSQ'
+                             WHEN p.undone_status IS NULL THEN 'WAITING_FOR_REPLY' ELSE 'COMPENSATING' END,
+               updated_at = v_now
+          FROM o
+         WHERE (o.event = 'MOVED_TO_TSQ' OR (o.event LIKE 'OPERATOR%' AND o.reply_outcome IS NOT NULL))
+           AND p.process_id = o.process_id
     ), settled AS (
         UPDATE commandbus.command c
            SET status = o.status, result = o.result, error_code = o.error_code, error_message = o.error_message,
