@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from commandbus import App, Command, HandlerContext, RetryPolicy
 from commandbus.process import BaseProcessManager, ProcessCommand, ProcessResponse
-
-from commandbus import App, HandlerContext, RetryPolicy
 
 app = App(retry_policy=RetryPolicy(max_attempts=3, backoff_schedule=[10, 60, 300]))
 
@@ -57,21 +56,21 @@ class OrderProcess(BaseProcessManager):
 
 
 @app.handler("shop", "ReserveStock")
-async def reserve_stock(ctx: HandlerContext) -> dict[str, Any]:
+async def reserve_stock(command: Command, context: HandlerContext) -> dict[str, Any]:
     """Reserve, and say what it costs."""
-    return {"cents": 100 + ctx.command.data["order"]}
+    return {"cents": 100 + command.data["order"]}
 
 
 @app.handler("shop", "ChargeCard")
-def charge_card(ctx: HandlerContext) -> dict[str, Any]:
+def charge_card(command: Command, context: HandlerContext) -> dict[str, Any]:
     """Charge in blocking code, as many libraries for payments do."""
-    return {"charged": ctx.command.data["cents"]}
+    return {"charged": command.data["cents"]}
 
 
 @app.handler("shop", "ShipParcel")
-async def ship_parcel(ctx: HandlerContext) -> dict[str, Any]:
+async def ship_parcel(command: Command, context: HandlerContext) -> dict[str, Any]:
     """Ship."""
-    return {"parcel": f"P{ctx.command.data['order']:06}"}
+    return {"parcel": f"P{command.data['order']:06}"}
 
 
 app.add_process(OrderProcess)

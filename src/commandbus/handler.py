@@ -136,7 +136,10 @@ class HandlerRegistry:
         return add
 
     def add(self, domain: str, command_type: str, function: HandlerFunction) -> None:
-        """Register `function(command, context)`. Raises HandlerAlreadyRegisteredError for a second one."""
+        """Register `function(command, context)`; raises TypeError when it cannot be called so.
+
+        Raises HandlerAlreadyRegisteredError for a second one.
+        """
         domain, command_type = check_name(domain, "domain"), check_name(command_type, "command type")
         key = (domain, command_type)
         if not callable(function):
@@ -144,6 +147,7 @@ class HandlerRegistry:
         name = f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(function))}"
         if key in self._handlers:
             raise HandlerAlreadyRegisteredError(domain, command_type, self._handlers[key].name, name)
+        _check_parameters(function, name)
         called = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
         self._handlers[key] = RegisteredHandler(
             domain, command_type, function, inspect.iscoroutinefunction(called), name
@@ -186,3 +190,16 @@ class HandlerRegistry:
 
     def __len__(self) -> int:
         return len(self._handlers)
+
+
+def _check_parameters(function: HandlerFunction, name: str) -> None:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some written in C tell none
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError:
+        raise TypeError(
+            f"the handler {name} is called with (command, context), which {signature} does not take"
+        ) from None
