@@ -37,7 +37,6 @@ class Settling:
     ) -> None:
         self.on_space: Callable[[], None] = lambda: None
         self.on_delayed: Callable[[], None] = lambda: None  # something is due later
-        self.on_delayed: Callable[[], None] = lambda: None
         self._conn = conn
         self._settlement = settlement
         self._router = router
@@ -140,8 +139,6 @@ class Settling:
         return await self._router.route(conn)
 
     def _count(self, group: Sequence[Finished], lost: set[int]) -> None:
-        if any(finished.outcome.delay is not None for finished in group):
-            self.on_delayed()
         for finished in group:
             if finished.claimed.seq in lost:
                 self._counts.dropped += 1
