@@ -24,7 +24,7 @@ async def end(runtime: "Runtime", workers: AsyncExitStack, error: BaseException 
         if _is_failure(error) or problem is not None:
             runtime.sections.extend(await failure_report.collect(runtime))
     finally:
-        await runtime.pool.close()
+        await runtime.pool.end()
     if problem is not None and not _is_failure(error):
         raise problem
 

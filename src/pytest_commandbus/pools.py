@@ -37,6 +37,13 @@ class LazyPool(AsyncConnectionPool[AsyncConnection[Any]]):
             )
         return await super().getconn(timeout)
 
+    async def end(self) -> None:
+        """Close the pool; when its loop is another one than the running one, cut its connections."""
+        if self._home_loop in (None, asyncio.get_running_loop()):
+            await self.close()
+        else:
+            self.abandon()
+
     def abandon(self) -> None:
         """Cut the connections of a pool whose loop is gone or cannot be reached."""
         for connection in self._made:

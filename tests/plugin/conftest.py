@@ -23,7 +23,7 @@ from commandbus import App
 from . import shop
 
 SHOP = Path(shop.__file__)
-STRICT = ("-W", "error", "--strict-markers", "--strict-config", "-p", "no:cacheprovider")
+STRICT = ("-W", "error", "--strict-markers", "--strict-config", "-p", "no:cacheprovider", "-p", "no:hypothesispytest")
 HEAD = """
 import pytest
 from shop import OrderProcess, StrangerProcess, app
@@ -44,7 +44,7 @@ class Suite:
 
     def __init__(self, pytester: pytest.Pytester, dsn: str) -> None:
         self.pytester = pytester
-        self._dsn = dsn
+        self.dsn = dsn
         shutil.copy(SHOP, pytester.path / "shop.py")
         pytester.makepyprojecttoml('[tool.pytest.ini_options]\npythonpath = ["."]\n')
 
@@ -67,7 +67,7 @@ class Suite:
         return self.pytester.run("sh", "-c", f"PATH={folder}:$PATH {line}")
 
     def _all(self, arguments: tuple[str, ...], embedded: bool) -> list[str]:
-        server = [] if embedded else [f"--cb-postgres={self._dsn}"]
+        server = [] if embedded else [f"--cb-postgres={self.dsn}"]
         return [*STRICT, *server, *arguments]
 
 
