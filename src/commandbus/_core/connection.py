@@ -6,10 +6,13 @@ from typing import Any
 
 from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool
 
 Connection = AsyncConnection[Any]
 Pool = AsyncConnectionPool[Any]
+
+_BEGIN = "SELECT"  # says nothing: the driver begins a transaction before any statement
 
 
 @asynccontextmanager
@@ -19,6 +22,8 @@ async def transaction(pool: Pool | None, conn: Connection | None) -> AsyncIterat
     With the caller's connection an error undoes only what was done here, and the caller decides about the rest.
     """
     if conn is not None:
+        if not conn.autocommit and conn.info.transaction_status is TransactionStatus.IDLE:
+            await conn.execute(_BEGIN)  # else the block below would be the outermost one, and commit by itself
         async with conn.transaction():
             yield conn
         return

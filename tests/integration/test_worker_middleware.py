@@ -1,0 +1,140 @@
+"""Middleware: prepared once for a claimed batch, wrapped around each handler."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from commandbus import Command, CommandStatus, HandlerContext, Middleware, TransientCommandError
+from tests.integration.worker_kit import Bench
+
+pytestmark = pytest.mark.asyncio
+
+Result = dict[str, Any] | None
+
+
+class Notes(Middleware):
+    """Writes down what it is called for."""
+
+    def __init__(self, name: str, lines: list[str]) -> None:
+        self.name = name
+        self.lines = lines
+        self.prepared: list[set[UUID]] = []
+
+    async def claimed(self, batch: Sequence[HandlerContext]) -> None:
+        self.lines.append(f"{self.name} claimed {len(batch)}")
+        self.prepared.append({context.command.command_id for context in batch})
+
+    async def handle(self, context: HandlerContext, call_next: Callable[[], Awaitable[Result]]) -> Result:
+        self.lines.append(f"{self.name} before")
+        try:
+            return await call_next()
+        finally:
+            self.lines.append(f"{self.name} after")
+
+
+async def test_each_layer_is_prepared_and_wraps_the_next(bench: Bench) -> None:
+    lines: list[str] = []
+
+    @bench.handler("Ping")
+    async def ping(command: Command, context: HandlerContext) -> None:
+        lines.append("handler")
+
+    outer, inner = Notes("outer", lines), Notes("inner", lines)
+    command_id = await bench.send("Ping")
+    async with bench.worker(middleware=[outer, inner]):
+        await bench.until(command_id)
+    assert lines == [
+        "outer claimed 1",
+        "inner claimed 1",
+        "outer before",
+        "inner before",
+        "handler",
+        "inner after",
+        "outer after",
+    ]
+    assert outer.prepared == inner.prepared == [{command_id}]
+
+
+async def test_a_batch_is_prepared_before_any_of_it_is_handled(bench: Bench) -> None:
+    lines: list[str] = []
+
+    @bench.handler("Ping")
+    async def ping(command: Command, context: HandlerContext) -> None:
+        assert any(command.command_id in batch for batch in notes.prepared)
+
+    notes = Notes("notes", lines)
+    ids = [await bench.send("Ping") for _ in range(8)]
+    async with bench.worker(middleware=[notes], concurrency=8):
+        for command_id in ids:
+            await bench.until(command_id)
+    assert notes.prepared == [set(ids)]
+    assert lines[0] == "notes claimed 8"
+
+
+async def test_a_layer_may_answer_instead_change_the_answer_or_fail(bench: Bench) -> None:
+    class Layer(Middleware):
+        async def handle(self, context: HandlerContext, call_next: Callable[[], Awaitable[Result]]) -> Result:
+            match context.command.data["do"]:
+                case "answer":
+                    return {"by": "layer"}
+                case "fail":
+                    raise TransientCommandError("LAYER")
+            return {"outer": await call_next()}
+
+    calls: list[str] = []
+
+    @bench.handler("Ping")
+    def ping(command: Command, context: HandlerContext) -> dict[str, str]:
+        calls.append(command.data["do"])
+        return {"by": "handler"}
+
+    async with bench.worker(middleware=[Layer()]):
+        answered = await bench.until(await bench.send("Ping", {"do": "answer"}))
+        wrapped = await bench.until(await bench.send("Ping", {"do": "wrap"}))
+        parked = await bench.until(await bench.send("Ping", {"do": "fail"}), CommandStatus.IN_TROUBLESHOOTING_QUEUE)
+    assert answered.result == {"by": "layer"}
+    assert wrapped.result == {"outer": {"by": "handler"}}
+    assert (parked.error_code, parked.attempts) == ("LAYER", 3)
+    assert calls == ["wrap"]
+
+
+async def test_a_layer_sees_the_time_out_of_its_handler(bench: Bench) -> None:
+    seen: list[str] = []
+
+    class Layer(Middleware):
+        async def handle(self, context: HandlerContext, call_next: Callable[[], Awaitable[Result]]) -> Result:
+            try:
+                return await call_next()
+            except BaseException as error:
+                seen.append(type(error).__name__)
+                raise
+
+    @bench.handler("Endless")
+    async def endless(command: Command, context: HandlerContext) -> None:
+        await asyncio.Event().wait()
+
+    async with bench.worker(middleware=[Layer()], visibility_timeout=0.5):
+        parked = await bench.until(await bench.send("Endless", max_attempts=1), CommandStatus.IN_TROUBLESHOOTING_QUEUE)
+    assert parked.error_code == "TIMEOUT"
+    assert seen == ["CancelledError"]
+
+
+async def test_a_layer_that_cannot_prepare_costs_no_attempt(bench: Bench) -> None:
+    class Layer(Middleware):
+        failures = 0
+
+        async def claimed(self, batch: Sequence[HandlerContext]) -> None:
+            if self.failures == 0:
+                self.failures += 1
+                raise ConnectionError("the tracer is away")
+
+    @bench.handler("Ping")
+    async def ping(command: Command, context: HandlerContext) -> None: ...
+
+    async with bench.worker(middleware=[Layer()]):
+        done = await bench.until(await bench.send("Ping"))
+    assert (done.attempts, done.lost_leases) == (1, 0)
+    assert await bench.trail(done.command_id) == ["SENT", "RECEIVED", "RELEASED", "RECEIVED", "COMPLETED"]
