@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -55,15 +55,24 @@ class Order:
 class LoadTest:
     """The value of the fixture `cb_load`: call it to run the load.
 
-    count: processes of a run, over all shards. shard, shards: the one of this item and how many there are.
+    count: processes of a run, over all shards. shard, shards: the one of this item and how many there are. watching:
+    shows a run while it goes. publish: takes its result.
     """
 
     def __init__(
-        self, runtime: Runtime, *, count: int, shard: int, shards: int, publish: Callable[[dict[str, Any]], None]
+        self,
+        runtime: Runtime,
+        *,
+        count: int,
+        shard: int,
+        shards: int,
+        watching: Callable[[], AbstractContextManager[None]],
+        publish: Callable[[dict[str, Any]], None],
     ) -> None:
         self._runtime = runtime
         self._ranges = xdist.split(count, shards)
         self._shard = shard
+        self._watching = watching
         self._publish = publish
         self._runs = itertools.count(1)
 
@@ -98,7 +107,8 @@ class LoadTest:
             timeout=120 + count / 50 if timeout is None else timeout,
         )
         run = _LoadRun(self._runtime, order, number=next(self._runs), batch_number=self._runtime.next_batch_number())
-        await run.work(self._ranges, own=self._shard)
+        with self._watching():
+            await run.work(self._ranges, own=self._shard)
         result, merged = await run.result()
         self._publish(merged)
         return result

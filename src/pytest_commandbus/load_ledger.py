@@ -137,4 +137,4 @@ class LoadLedger:
         async with self._pool.connection() as connection:
             cursor = connection.cursor(row_factory=tuple_row)
             await cursor.execute(statement, {"run": self._run, "batch_number": self._batch_number, **values})
-            return await cursor.fetchall()
+            return list(await cursor.fetchall())

@@ -197,7 +197,7 @@ class _Look:
 
 def _stream(config: pytest.Config) -> TextIO | None:
     """Where progress is shown: on the terminal of the controller or only process, unless -q asked for silence."""
-    quiet = config.get_verbosity() < 0 or not config.pluginmanager.has_plugin("terminalreporter")
+    quiet = config.get_verbosity() < 0 or not config.pluginmanager.has_plugin("terminal")
     if quiet or config.stash[RUN].options.load is None or hasattr(config, "workerinput"):
         return None
     from .progress import terminal_stream

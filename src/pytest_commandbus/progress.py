@@ -238,7 +238,10 @@ class Watch:
             self._done()
 
     def _show(self, now: Snapshot | None) -> None:
-        if now is None or now.done >= now.total:
+        if now is None:
+            return
+        if now.done >= now.total:
+            self._display.close()  # before pytest tells that the test passed
             return
         recent = self._recent
         if not recent or now.seconds < recent[-1].seconds:  # a run begins, the first or the next one of its test

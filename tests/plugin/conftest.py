@@ -2,6 +2,7 @@
 
 import shlex
 import shutil
+import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -60,6 +61,13 @@ class Suite:
         """Run pytest in a process of its own."""
         words = [sys.executable, "-m", "pytest", *(["-p", "pytest_commandbus"] if plugin else [])]
         return self.pytester.run(*words, *self._all(arguments, embedded))
+
+    def start(self, *arguments: str) -> "subprocess.Popen[bytes]":
+        """Start pytest in a process of its own, to be killed."""
+        words = [sys.executable, "-m", "pytest", *STRICT, *arguments]
+        return self.pytester.popen(
+            words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
 
     def shell(self, line: str) -> pytest.RunResult:
         """Run a line as it stands, with the Python of this run first on the path."""

@@ -1,0 +1,198 @@
+"""Load tests: one result over all shards, the same for every number of them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_commandbus.report import RESULT_KEYS
+
+from .conftest import Suite
+
+COUNT = 101
+ROUGH = """
+@pytest.mark.load
+@pytest.mark.chaos(
+    reserve={"fail_transient_pct": 30, "timeout_pct": 10},
+    payment={"fail_permanent_pct": 10},
+    ship={"fail_business_rule_pct": 30},
+)
+"""
+EACH_OUTCOME = """
+async def test_orders(cb_load, cb_pool, request):
+    result = await cb_load(OrderProcess, initial_data=lambda i: {"order": i}, workers=1, processes=False)
+    assert result.actual == result.predicted == result.predict()
+    assert result.mismatches == []
+    assert result.processes == sum(result.outcomes.values())
+    async with cb_pool.connection() as connection:
+        orders = await (await connection.execute(
+            "SELECT (state ->> 'order')::integer, ordinal FROM commandbus.process ORDER BY ordinal")).fetchall()
+        shards = await (await connection.execute(
+            "SELECT first_ordinal, processes FROM e2e.load_shard ORDER BY shard")).fetchall()
+    assert orders == [(i, i) for i in range(result.processes)]
+    told = {"shards": shards, "processes": [repr(process) for process in result.actual.processes]}
+    request.path.with_name(f"{request.node.name}.json").write_text(json.dumps(told))
+"""
+
+
+def told(folder: Path, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
+    return found
+
+
+def test_every_number_of_shards_gives_each_process_the_same_outcome(suite: Suite) -> None:
+    suite.write("import json\n" + ROUGH + EACH_OUTCOME)
+    folder = suite.pytester.path
+    options = ("--cb-seed=11", f"--cb-load={COUNT}")
+
+    suite.run_process(*options, "-n0", "--cb-report=out/zero.json").assert_outcomes(passed=1)
+    alone = told(folder, "test_orders")
+    assert alone["shards"] == [[0, COUNT]]
+
+    reports = [json.loads((folder / "out" / "zero.json").read_text())]
+    for shards in (2, 4):
+        path = f"out/{shards}.json"
+        suite.run_process(*options, f"-n{shards}", f"--cb-report={path}").assert_outcomes(passed=shards)
+        reports.append(json.loads((folder / path).read_text()))
+        parts = [told(folder, f"test_orders[shard{k + 1}of{shards}]") for k in range(shards)]
+        assert all(part["processes"] == alone["processes"] for part in parts)
+        firsts = [first for first, _ in parts[0]["shards"]]
+        counts = [count for _, count in parts[0]["shards"]]
+        assert sum(counts) == COUNT
+        assert firsts == [sum(counts[:k]) for k in range(shards)]
+        assert max(counts) - min(counts) <= 1
+
+    for report, shards in zip(reports, (1, 2, 4), strict=True):
+        assert tuple(report) == RESULT_KEYS
+        assert (report["seed"], report["processes"], report["shards"]) == (11, COUNT, shards)
+        assert report["outcomes"] == reports[0]["outcomes"] == report["environment"]["predicted"]
+        assert report["environment"]["mismatches"] == 0
+        assert report["retries"] == reports[0]["retries"] > 0
+        assert report["in_troubleshooting"] == report["outcomes"]["WAITING_FOR_TSQ"] > 0
+        assert outcomes_by_step(report) == outcomes_by_step(reports[0])
+
+
+def outcomes_by_step(report: dict[str, Any]) -> dict[str, dict[str, int]]:
+    return {name: dict(sorted(step["outcomes"].items())) for name, step in sorted(report["steps"].items())}
+
+
+def test_the_figures_of_a_run_agree_with_each_other(suite: Suite) -> None:
+    suite.write(ROUGH + "async def test_orders(cb_load):\n    await cb_load(OrderProcess, processes=False)\n")
+    junit = suite.pytester.path / "junit.xml"
+    result = suite.run(f"--cb-load={COUNT}", "--cb-report=out.json", f"--junit-xml={junit}")
+    result.assert_outcomes(passed=1)
+    report = json.loads((suite.pytester.path / "out.json").read_text())
+
+    assert report["peak_backlog"] == COUNT  # all are sent before the first worker starts
+    assert report["workers"] >= 1
+    assert report["thresholds"] == []
+    assert 0 < report["run_seconds"] < report["total_seconds"]
+    assert 0 < report["created_seconds"] < report["total_seconds"]
+    assert report["processes_per_second"] == pytest.approx(COUNT / report["run_seconds"], rel=0.05)
+    assert report["environment"]["skipped_seconds"] >= 10  # the first delay of the backoff
+    assert report["total_seconds"] < 60
+    for step in report["steps"].values():
+        latency = step["latency_ms"]
+        assert 0 <= latency["p50"] <= latency["p95"] <= latency["p99"] < 10_000
+    reserved = report["steps"]["ReserveStock"]["outcomes"]
+    assert reserved["COMPLETED"] + reserved["MOVED_TO_TSQ"] == COUNT
+    assert sum(step["outcomes"].get("RETRY_SCHEDULED", 0) for step in report["steps"].values()) == report["retries"]
+
+    result.stdout.fnmatch_lines(
+        [
+            "=* commandbus load *=",
+            f"test_it.py::test_orders: {COUNT} processes, 1 shard(s), *",
+            "*oracle*equal: every process ended as its seed predicts",
+            "report: *out.json",
+        ]
+    )
+    assert f'name="cb_load_processes" value="{COUNT}"' in junit.read_text()
+
+
+def test_a_plain_test_and_worker_processes(suite: Suite) -> None:
+    suite.write(
+        ROUGH
+        + """
+def test_orders(cb_load):
+    result = cb_load(OrderProcess, initial_data={"order": 5}, workers=2)
+    assert result.actual == result.predict()
+    assert result.workers == 2
+"""
+    )
+    suite.run_process("--cb-load=40", "--cb-seed=5").assert_outcomes(passed=1)
+
+
+def test_a_second_run_of_a_test_rolls_anew_and_is_told_beside_the_first(suite: Suite) -> None:
+    suite.write(
+        ROUGH
+        + """
+async def test_orders(cb_load):
+    first = await cb_load(OrderProcess, processes=False)
+    second = await cb_load(OrderProcess, processes=False)
+    assert first.mismatches == second.mismatches == []
+    assert first.actual != second.actual
+"""
+    )
+    suite.run("--cb-load=60", "--cb-seed=5", "--cb-report=out.json").assert_outcomes(passed=1)
+    report = json.loads((suite.pytester.path / "out.json").read_text())
+    assert [test["environment"]["run"] for test in report["tests"]] == [1, 2]
+
+
+def test_a_run_that_ends_otherwise_than_predicted_is_told(suite: Suite) -> None:
+    """The failures of handlers are not foreseen."""
+    suite.write(
+        """
+@pytest.mark.load
+async def test_orders(cb_load):
+    result = await cb_load(OrderProcess, initial_data=lambda i: {"order": i, "slow": "no number" if i == 3 else 0})
+    assert [line[:22] for line in result.mismatches] == ["process 3: predicted C"]
+"""
+    )
+    result = suite.run("--cb-load=5")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*oracle*NOT EQUAL: 1 process(es) ended otherwise, such as",
+            "*process 3: predicted COMPLETED (no failed), was WAITING_FOR_TSQ at ReserveStock (3 of *failed)",
+        ]
+    )
+
+
+def test_a_shard_that_fails_fails_the_others_at_once(suite: Suite) -> None:
+    suite.write(
+        """
+def data(i):
+    if i >= 15:
+        raise ValueError("no data for this one")
+    return {"order": i, "slow": 0.2}
+
+@pytest.mark.load
+async def test_orders(cb_load):
+    await cb_load(OrderProcess, initial_data=data, workers=1, concurrency=1, processes=False)
+"""
+    )
+    result = suite.run_process("--cb-load=20", "-n2")
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["*ShardLostError: shard 2 of 2 failed: ValueError: no data for this one*"])
+
+
+def test_a_shard_whose_process_died_does_not_hold_the_others(suite: Suite) -> None:
+    suite.write(
+        """
+import os
+
+def data(i):
+    if i >= 15:
+        os._exit(3)
+    return {"order": i, "slow": 0.2}
+
+@pytest.mark.load
+async def test_orders(cb_load):
+    await cb_load(OrderProcess, initial_data=data, workers=1, concurrency=1, processes=False)
+""",
+        conftest="import pytest_commandbus.load\n\npytest_commandbus.load.SILENT_SECONDS = 3.0\n",
+    )
+    result = suite.run_process("--cb-load=20", "-n2")
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["*ShardLostError: shard 2 of 2 was lost: its process has not been heard of for * s*"])
