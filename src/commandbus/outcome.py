@@ -37,6 +37,7 @@ def completed(result: object, failures: int, details: dict[str, Any], *, event: 
         message = f"the handler returned a {type(result).__name__}; return a dict or None"
         return _park(PermanentCommandError(INVALID_RESULT, message), failures, details)
     safe = sanitise(result)
+    details = _whole(details)
     if safe.changed:
         details["result_sanitised"] = True
     return Outcome(
@@ -100,11 +101,18 @@ def _park(error: BaseException, failures: int, details: dict[str, Any]) -> Outco
 def _failure(error: BaseException, details: dict[str, Any]) -> dict[str, Any]:
     """Spell a failure for the command's row and for the event's details."""
     if isinstance(error, TransientCommandError | PermanentCommandError | BusinessRuleError):
-        code, message = sanitise_text(error.code, limit=200), sanitise_text(error.message, limit=10_000)
-        if error.details:
-            details = {**details, "data": sanitise(error.details, limit=65_536).value}
+        # a subclass may have forgotten super().__init__
+        code = sanitise_text(getattr(error, "code", type(error).__name__), limit=200)
+        message = sanitise_text(getattr(error, "message", error), limit=10_000)
+        if (data := sanitise(getattr(error, "details", None), limit=65_536).value) not in (None, {}):
+            details = {**_whole(details), "data": data}
     else:
         code = UNHANDLED_EXCEPTION
         message = sanitise_text(f"{type(error).__name__}: {sanitise_text(error)}", limit=10_000)
-    details = {**details, "code": code, "message": message, "type": type(error).__name__}
+    details = {**_whole(details), "code": code, "message": message, "type": type(error).__name__}
     return {"error_code": code, "error_message": message, "details": details}
+
+
+def _whole(details: object) -> dict[str, Any]:
+    """What a handler left in ctx.details, also when it put something else in the place of the dict."""
+    return details if isinstance(details, dict) else {"details": details}

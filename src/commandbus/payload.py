@@ -70,6 +70,8 @@ def check_name(value: object, what: str = "domain") -> str:
 
 def _dump_plain(data: dict[Any, Any]) -> bytes | None:
     """The common small payload, without a look at each value; None when anything about it needs one."""
+    if type(data) is not dict:
+        return None
     containers: list[Any] = [data]
     members = 0
     for container in containers:  # it grows as they are found; their number also bounds the nesting
@@ -223,7 +225,7 @@ def sanitise(value: object, *, limit: int = MAX_BYTES, what: str = "result") -> 
         reason = f"{what} of {len(raw):,} bytes, over the limit of {limit:,}"
     except _OverLimitError:
         reason = f"{what} of more than {limit:,} bytes, the limit"
-    except Exception as error:  # noqa: BLE001  a handler's object may raise anything while it is read
+    except Exception as error:  # a handler's object may raise anything while it is read
         reason = f"{what} could not be read: {_type_name(error)}"
     notice = {"left_out": reason}
     return Sanitised(notice, orjson.dumps(notice).decode(), True)
@@ -233,7 +235,7 @@ def sanitise_text(text: object, limit: int = 10_000) -> str:
     """Return `text` (or an exception's text) so that PostgreSQL stores it, at most `limit` characters; never raises."""
     try:
         spelled = str.__str__(text if isinstance(text, str) else str(text))
-    except Exception as error:  # noqa: BLE001  __str__ of a user's exception may raise anything
+    except Exception as error:  # __str__ of a user's exception may raise anything
         spelled = f"<{_type_name(text)} without a text: {_type_name(error)}>"
     safe = _clean_text(spelled[:limit])
     if len(spelled) <= limit and len(safe) <= limit:

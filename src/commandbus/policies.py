@@ -31,7 +31,7 @@ class RetryPolicy:
         """Seconds to wait after the `failures`-th recorded failure (1 for the first)."""
         if not self.backoff_schedule:
             return 0.0
-        seconds = float(self.backoff_schedule[min(failures, len(self.backoff_schedule)) - 1])
+        seconds = float(self.backoff_schedule[min(max(failures, 1), len(self.backoff_schedule)) - 1])
         if self.jitter:
             seconds *= 1 + random.uniform(-self.jitter, self.jitter)
         return seconds

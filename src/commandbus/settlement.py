@@ -78,7 +78,7 @@ class Settlement:
             process_id=claimed.process_id,
             process_type=manager.process_type,
             domain=manager.domain,
-            state=load_payload(claimed.state or "{}"),
+            state=claimed.state or "{}",
             command_id=claimed.command_id,
             step=claimed.step or "",
             compensates=claimed.compensates,

@@ -141,7 +141,7 @@ class TroubleshootingQueue:
             process_id=parked.process_id,
             process_type=parked.process_type,
             domain=parked.process_domain or manager.domain,
-            state=load_payload(parked.state or "{}"),
+            state=parked.state or "{}",
             command_id=parked.command_id,
             step=parked.step or "",
             compensates=parked.compensates,

@@ -5,9 +5,10 @@ from uuid import UUID
 
 import orjson
 from orjson import Fragment
+from psycopg.sql import SQL
 
 from commandbus.models import CommandStatus
-from commandbus.payload import load_payload
+from commandbus.payload import dump_payload, load_payload
 from commandbus.process.decide import Decision, Undo
 from commandbus.process.models import ProcessAuditEntry, ProcessMetadata, ProcessStatus
 
@@ -30,17 +31,16 @@ class ProcessSQL:
                 coalesce(%(created_at)s, commandbus.now()), coalesce(%(updated_at)s, commandbus.now()),
                 %(completed_at)s)"""
 
-    GET = """
-        SELECT process_id, domain, process_type, status, current_step, state::text, batch_id, ordinal,
-               error_code, error_message, created_at, updated_at, completed_at
-          FROM commandbus.process WHERE process_id = %(process_id)s"""
+    GET = SQL("SELECT {columns} FROM commandbus.process WHERE process_id = %(process_id)s").format(
+        columns=SQL(SELECT_COLUMNS)
+    )
 
-    OF_BATCH = """
-        SELECT process_id, domain, process_type, status, current_step, state::text, batch_id, ordinal,
-               error_code, error_message, created_at, updated_at, completed_at
-          FROM commandbus.process
+    OF_BATCH = SQL(
+        """
+        SELECT {columns} FROM commandbus.process
          WHERE batch_id = %(batch_id)s AND (%(status)s::text IS NULL OR status = %(status)s)
          ORDER BY ordinal, process_id LIMIT %(limit)s OFFSET %(offset)s"""
+    ).format(columns=SQL(SELECT_COLUMNS))
 
     ADVANCE = "SELECT commandbus.advance_processes(%(advances)s::json)"
 
@@ -88,7 +88,7 @@ class ProcessParams:
             "process_type": process.process_type,
             "status": str(process.status),
             "current_step": process.current_step,
-            "state": orjson.dumps(process.state).decode(),
+            "state": dump_payload(process.state, what="state"),
             "batch_id": process.batch_id,
             "ordinal": process.ordinal,
             "error_code": process.error_code,

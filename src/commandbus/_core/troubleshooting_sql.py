@@ -38,8 +38,8 @@ class TroubleshootingSQL:
         WITH taken AS (DELETE FROM commandbus.troubleshooting WHERE command_id = %(command_id)s RETURNING *)
         SELECT t.command_id, t.domain, t.command_type, t.epoch, t.failures, t.past_failures, t.lost_leases,
                t.max_attempts, c.correlation_id, c.reply_to, c.process_id, c.step, c.compensates,
-               p.process_type, p.domain, p.state::text, p.batch_id, p.ordinal, p.visits::text, p.undo::text,
-               p.undone_status
+               p.process_type, p.domain AS process_domain, p.state::text AS state, p.batch_id AS process_batch_id,
+               p.ordinal AS process_ordinal, p.visits::text AS visits, p.undo::text AS undo, p.undone_status
           FROM taken t
           JOIN commandbus.command c ON c.command_id = t.command_id
           LEFT JOIN commandbus.process p ON p.process_id = c.process_id"""

@@ -10,11 +10,13 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
+from psycopg.pq import TransactionStatus
 from uuid_utils.compat import uuid7
 
 from commandbus._core.command_sql import CommandParams
 from commandbus._core.connection import Connection
 from commandbus._core.process_sql import ProcessParams, ProcessSQL
+from commandbus.errors import InvalidOperationError
 from commandbus.payload import load_payload
 from commandbus.process.decide import BeforeSend, Decision, Manager, Process, Undo, decide, hook_failed, needs_history
 from commandbus.process.models import ProcessMetadata, ProcessResponse
@@ -54,21 +56,28 @@ async def run_hooks(conn: Connection, advances: Sequence[Advance]) -> None:
                 advance.decision = hook_failed(advance.decision, error)
 
 
-async def call_hook(manager: Manager, items: Sequence[BeforeSend], conn: Connection) -> dict[UUID, Exception]:
+async def call_hook(manager: Manager, items: Sequence[BeforeSend], conn: Connection) -> dict[UUID, BaseException]:
     """Call the bulk hook under a savepoint; if it raises, once for each item. Returns the errors by command id."""
     try:
         async with conn.transaction():
             await manager.before_send_commands(items, conn)
-    except psycopg.OperationalError:
-        raise  # the connection or the server, not the hook: the whole transaction is tried again
-    except Exception as error:
+            if conn.info.transaction_status is TransactionStatus.INERROR:
+                raise InvalidOperationError("a statement of the hook failed, and the hook went on without a savepoint")
+    except (Exception, SystemExit) as error:
+        if _is_infrastructure(conn, error):
+            raise  # the connection or the server, not the hook: the whole transaction is tried again
         if len(items) == 1:
             return {items[0].command_id: error}
-        errors: dict[UUID, Exception] = {}
+        errors: dict[UUID, BaseException] = {}
         for item in items:
             errors.update(await call_hook(manager, [item], conn))
         return errors
     return {}
+
+
+def _is_infrastructure(conn: Connection, error: BaseException) -> bool:
+    """Whether to try again: ours is broken, or a server said so. A hook's other resources are the hook's affair."""
+    return conn.closed or (isinstance(error, psycopg.OperationalError) and error.sqlstate is not None)
 
 
 def rows(advances: Sequence[Advance]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -107,6 +107,8 @@ class BaseProcessManager(ABC):
         `on_progress(processes started so far)` is called: a run that broke off is resumed from the next ordinal.
         The same as `start` for each, hooks included; an error of create_initial_state names its ordinal.
         """
+        if chunk_size < 1:
+            raise ValueError(f"chunk_size must be at least 1, not {chunk_size}")
         source = iter(initial_data)
         count = 0
         while chunk := list(islice(source, chunk_size)):

@@ -1,17 +1,19 @@
 """What a process does next: pure, process and reply in, decision out.
 
-A decision never raises for what the manager's own code raises: that one process becomes FAILED with the error kept.
+A decision never raises for what the manager's own code raises: that one process becomes FAILED with the error kept,
+and its state stays as it was before the reply, whatever that code did to its own copy.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Protocol
 from uuid import UUID
 
 from psycopg import AsyncConnection
 
 from commandbus.models import ReplyOutcome
-from commandbus.payload import check_name, dump_payload, sanitise_text
+from commandbus.payload import check_name, dump_payload, load_payload, sanitise_text
 from commandbus.process.models import (
     ProcessCommand,
     ProcessMetadata,
@@ -22,6 +24,9 @@ from commandbus.process.models import (
 )
 
 DECISION_FAILED = "PROCESS_DECISION_FAILED"
+_LONGEST_STEP = 200
+_MOST_ATTEMPTS = 2**31 - 1  # what the column holds
+_RAISED = (Exception, SystemExit)  # a manager that calls sys.exit() must not end its worker, time and again
 
 
 class Manager(Protocol):
@@ -33,6 +38,8 @@ class Manager(Protocol):
     def domain(self) -> str: ...
     @property
     def state_class(self) -> type[Any]: ...
+    @property
+    def step_class(self) -> type[StrEnum]: ...
     def get_first_step(self, state: Any) -> str: ...
     def build_command(self, step: str, state: Any) -> ProcessCommand: ...
     def update_state(self, state: Any, step: str, response: ProcessResponse) -> Any: ...
@@ -63,12 +70,12 @@ class Undo:
 
 @dataclass(slots=True)
 class Process:
-    """A process and the command that it waits for, as a decision sees them."""
+    """A process and the command that it waits for, as a decision sees them; `state` is JSON text, as stored."""
 
     process_id: UUID
     process_type: str
     domain: str
-    state: dict[str, Any]
+    state: str
     command_id: UUID
     step: str
     compensates: UUID | None = None
@@ -117,7 +124,7 @@ def decide_start(manager: Manager, state: Any, command_id: UUID) -> Decision:
         step = manager.get_first_step(state)
         doing = "build_command"
         send = _plan(manager, step, state, command_id, {}, None)
-    except Exception as error:
+    except _RAISED as error:
         return _failed(None, text, {}, f"{doing} raised {_spell(error)}")
     return Decision(ProcessStatus.WAITING_FOR_REPLY, send.step, text, {send.step: 1}, send)
 
@@ -142,23 +149,23 @@ def needs_history(process: Process, response: ProcessResponse) -> bool:
 
 
 def _after_success(manager: Manager, process: Process, response: ProcessResponse, command_id: UUID) -> Decision:
-    text: str | None = None
-    doing = manager.state_class.__name__
+    text = process.state
+    doing = "state_class"
     try:
-        state = load_state(manager.state_class, process.state)
+        state = _load(manager, process)
         doing = "update_state"
-        updated = manager.update_state(state, process.step, response)
+        done = _member(manager, process.step)
+        updated = manager.update_state(state, done, response)
         state = state if updated is None else updated
         text = dump_payload(dump_state(state), what="state")
         doing = "get_next_step"
-        step = manager.get_next_step(process.step, response, state)
+        step = manager.get_next_step(done, response, state)
         if step is None:
             return Decision(ProcessStatus.COMPLETED, process.step, text, process.visits)
         doing = "build_command"
         send = _plan(manager, step, state, command_id, process.visits, None)
-    except Exception as error:
-        kept = dump_payload(process.state, what="state") if text is None else text
-        return _failed(process.step, kept, process.visits, f"{doing} raised {_spell(error)}")
+    except _RAISED as error:
+        return _failed(process.step, text, process.visits, f"{doing} raised {_spell(error)}")
     return Decision(ProcessStatus.WAITING_FOR_REPLY, send.step, text, {**process.visits, send.step: send.visit}, send)
 
 
@@ -168,11 +175,11 @@ def _begin_undo(
     """Line up the undo steps, newest completed step first, and start the first of them."""
     failed = response.outcome is ReplyOutcome.FAILED
     try:
-        steps = [(manager.get_compensation_step(done.step), done.compensates) for done in reversed(completed)]
-    except Exception as error:
-        text = dump_payload(process.state, what="state")
-        return _failed(process.step, text, process.visits, f"get_compensation_step raised {_spell(error)}")
-    undo = [Undo(str(step), command) for step, command in steps if step is not None]
+        ended = [(_member(manager, done.step), done.compensates) for done in reversed(completed)]
+        steps = [(manager.get_compensation_step(step), command) for step, command in ended]
+        undo = [Undo(_name(step), command) for step, command in steps if step is not None]
+    except _RAISED as error:
+        return _failed(process.step, process.state, process.visits, f"get_compensation_step raised {_spell(error)}")
     end = ProcessStatus.CANCELED if failed or not undo else ProcessStatus.COMPENSATED
     decision = _next_undo(manager, process, undo, end, command_id)
     if decision.error_code is None:
@@ -183,8 +190,8 @@ def _begin_undo(
 def _after_undo(manager: Manager, process: Process, response: ProcessResponse, command_id: UUID) -> Decision:
     if response.outcome is not ReplyOutcome.SUCCESS:
         why = response.error_message or response.error_code or str(response.outcome)
-        text = dump_payload(process.state, what="state")
-        return _failed(process.step, text, process.visits, f"{process.step} was not undone: {why}", "UNDO_FAILED")
+        why = f"{process.step} was not undone: {why}"
+        return _failed(process.step, process.state, process.visits, why, "UNDO_FAILED")
     end = ProcessStatus(process.undone_status or ProcessStatus.COMPENSATED)
     return _next_undo(manager, process, process.undo, end, command_id)
 
@@ -192,23 +199,31 @@ def _after_undo(manager: Manager, process: Process, response: ProcessResponse, c
 def _next_undo(
     manager: Manager, process: Process, undo: Sequence[Undo], end: ProcessStatus, command_id: UUID
 ) -> Decision:
-    text = dump_payload(process.state, what="state")
     if not undo:
-        return Decision(end, process.step, text, process.visits)
+        return Decision(end, process.step, process.state, process.visits)
+    doing = "state_class"
     try:
-        state = load_state(manager.state_class, process.state)
-        send = _plan(manager, undo[0].step, state, command_id, process.visits, undo[0].compensates)
-    except Exception as error:
-        return _failed(process.step, text, process.visits, f"build_command raised {_spell(error)}")
+        state = _load(manager, process)
+        doing = "build_command"
+        step = _member(manager, undo[0].step)
+        send = _plan(manager, step, state, command_id, process.visits, undo[0].compensates)
+    except _RAISED as error:
+        return _failed(process.step, process.state, process.visits, f"{doing} raised {_spell(error)}")
     visits = {**process.visits, send.step: send.visit}
-    return Decision(ProcessStatus.COMPENSATING, send.step, text, visits, send, undo[1:], end)
+    return Decision(ProcessStatus.COMPENSATING, send.step, process.state, visits, send, undo[1:], end)
+
+
+def _load(manager: Manager, process: Process) -> Any:
+    return load_state(manager.state_class, load_payload(process.state))
 
 
 def _plan(
     manager: Manager, step: str, state: Any, command_id: UUID, visits: dict[str, int], compensates: UUID | None
 ) -> PlannedCommand:
+    name = _name(step)
     command = manager.build_command(step, state)
-    name = str(step)
+    if command.max_attempts is not None and not 1 <= command.max_attempts <= _MOST_ATTEMPTS:
+        raise ValueError(f"max_attempts must be from 1 to {_MOST_ATTEMPTS}, not {command.max_attempts}")
     data = command.data if isinstance(command.data, dict) else dump_state(command.data)
     return PlannedCommand(
         command_id=command_id,
@@ -223,11 +238,29 @@ def _plan(
     )
 
 
-def hook_failed(decision: Decision, error: Exception) -> Decision:
-    """The decision instead of one whose before_send hook raised: nothing is sent."""
-    return _failed(
-        decision.current_step, decision.state, decision.visits, f"before_send_commands raised {_spell(error)}"
-    )
+def _member(manager: Manager, step: str) -> str:
+    """Return a stored step as the manager declared it, so that `step is Step.SHIP` holds; an undeclared one as text."""
+    try:
+        return manager.step_class(step)
+    except (AttributeError, ValueError):
+        return step
+
+
+def _name(step: str) -> str:
+    if not isinstance(step, str):
+        raise TypeError(f"a step is a member of step_class, not {type(step).__name__}")
+    if sanitise_text(step, limit=_LONGEST_STEP) != step:
+        raise ValueError(f"a step is text of at most {_LONGEST_STEP} characters that PostgreSQL can store")
+    return str(step)
+
+
+def hook_failed(decision: Decision, error: BaseException) -> Decision:
+    """The decision instead of one whose before_send hook raised: nothing is sent, and no visit counted."""
+    visits = decision.visits
+    if (send := decision.send) is not None:
+        visits = {step: times for step, times in visits.items() if step != send.step}
+        visits |= {send.step: send.visit - 1} if send.visit > 1 else {}
+    return _failed(decision.current_step, decision.state, visits, f"before_send_commands raised {_spell(error)}")
 
 
 def _failed(step: str | None, state: str, visits: dict[str, int], why: str, code: str = DECISION_FAILED) -> Decision:
@@ -236,5 +269,5 @@ def _failed(step: str | None, state: str, visits: dict[str, int], why: str, code
     )
 
 
-def _spell(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+def _spell(error: BaseException) -> str:
+    return f"{type(error).__name__}: {sanitise_text(error)}"

@@ -74,7 +74,7 @@ class ProcessReplyRouter:
             process_id=process_id,
             process_type=process_type,
             domain=domain,
-            state=load_payload(state),
+            state=state,
             command_id=command_id,
             step=step,
             compensates=compensates,
