@@ -26,7 +26,14 @@ from commandbus import (
 )
 from commandbus.process import BaseProcessManager, ProcessCommand, ProcessResponse
 from pytest_commandbus import behavior_sql, statements
-from pytest_commandbus.behavior import BehaviorRepository, ChaosInjector, StoredBehavior, chaos_middleware
+from pytest_commandbus.behavior import (
+    BehaviorRepository,
+    ChaosInjector,
+    ChaosRun,
+    StoredBehavior,
+    chaos_middleware,
+    inject,
+)
 from pytest_commandbus.chaos import CommandBehavior
 from pytest_commandbus.chaos_rules import ChaosRules, StepNames
 from pytest_commandbus.oracle import Prediction, ProcessPrediction, predict
@@ -312,13 +319,31 @@ async def test_a_cut_connection_is_waited_out(pool: Pool) -> None:
         own_pid = conn.info.backend_pid
     async with await AsyncConnection.connect(pool.conninfo, autocommit=True) as killer:
         await killer.execute("SELECT pg_terminate_backend(%s, 30000)", [own_pid])
-    command = Command(uuid4(), DOMAIN, "SendMail", {}, None, None, datetime.now(UTC))
-    context = HandlerContext(command, 1, 3, 0, epoch=1, worker_id=1, lease=cast("Any", None))
-    injector = chaos_middleware(pool)
+    context, injector = a_context(), chaos_middleware(pool)
     await injector.claimed([context])
     with pytest.raises(PermanentCommandError):
         await injector.handle(context, never)
     assert context.details["chaos"]["outcome"] == "permanent"
+
+
+async def test_an_attempt_that_was_rolled_is_not_rolled_again() -> None:
+    context, run = a_context(), ChaosRun(seed=SEED)
+
+    async def again() -> Any:
+        return await inject(context, CommandBehavior(fail_permanent_pct=100), work, run=run)
+
+    async def work() -> Any:
+        return {"real": True}
+
+    assert await inject(context, CommandBehavior(), again, run=run) == {"real": True}
+    assert context.details["chaos"]["outcome"] == "success"
+    with pytest.raises(PermanentCommandError):
+        await inject(a_context(), CommandBehavior(fail_permanent_pct=100), never, run=run)
+
+
+def a_context() -> HandlerContext:
+    command = Command(uuid4(), DOMAIN, "SendMail", {}, None, None, datetime.now(UTC))
+    return HandlerContext(command, 1, 3, 0, epoch=1, worker_id=1, lease=cast("Any", None))
 
 
 async def never() -> None:

@@ -192,6 +192,12 @@ def test_an_undo_step_rolls_with_its_own_rule() -> None:
     assert prediction.canceled_count == 50
 
 
+def test_steps_are_undone_newest_first() -> None:
+    broken = {"fail_permanent_pct": 100}
+    prediction = told(rules(ship={"fail_business_rule_pct": 100}, refund=broken, unreserve=broken))
+    assert {(p.failing_step, p.recorded_failures) for p in prediction.processes} == {("refund", 2)}
+
+
 def test_a_repeated_step_rolls_anew_at_each_visit() -> None:
     chaos = rules(pay={"fail_permanent_pct": 50})
     twice = told(chaos, 400, path=[Step.PAY, Step.PAY]).completed_count
