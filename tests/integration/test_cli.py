@@ -1,0 +1,343 @@
+"""The command line in processes of its own: what it prints, how it ends, what a signal does."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+
+from commandbus import migrate
+
+APP = """
+import asyncio
+from commandbus import App, Middleware, RetryPolicy
+
+app = App(retry_policy=RetryPolicy(max_attempts=1))
+empty = App()
+
+@app.handler("orders", "Slow")
+async def slow(command, context):
+    print("started", command.command_id, flush=True)
+    await asyncio.sleep(command.data["seconds"])
+    return {"slept": command.data["seconds"]}
+
+@app.handler("billing", "Where")
+def where(command, context):
+    import pathlib
+    return {"folder": str(pathlib.Path.cwd())}
+
+class Tagging(Middleware):
+    async def handle(self, context, call_next):
+        return {**(await call_next() or {}), "tagged": True}
+
+def tagging(pool):
+    return Tagging()
+
+def broken(pool):
+    raise LookupError("no tracer here")
+
+def nothing(pool):
+    return None
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with an application in shop.py."""
+    (tmp_path / "shop.py").write_text(APP)
+    (tmp_path / "broken.py").write_text("import json\n\njson.loads('{')\n")
+    (tmp_path / "wants.py").write_text("import no_such_dependency\n")
+    (tmp_path / "typo.py").write_text("def :\n")
+    return tmp_path
+
+
+@pytest.fixture
+def database(empty_dsn: str) -> str:
+    migrate(empty_dsn)
+    return empty_dsn
+
+
+def command_line(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "commandbus", *arguments]
+
+
+def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run one command to its end."""
+    return subprocess.run(
+        command_line(*arguments),
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def refused(result: subprocess.CompletedProcess[str], exit_code: int, *parts: str) -> None:
+    """It ended with this code and one line, which has these parts."""
+    assert result.returncode == exit_code, result.stderr
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1, result.stderr
+    for part in parts:
+        assert part in result.stderr
+
+
+class Running:
+    """A worker process; `ready` is the line that it printed when it was."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.ready = self.error_line()
+
+    def line(self) -> str:
+        """The next line that a handler printed."""
+        if self.process.stdout is None:
+            raise TypeError
+        return self.process.stdout.readline()
+
+    def error_line(self) -> str:
+        """The next line on stderr."""
+        if self.process.stderr is None:
+            raise TypeError
+        return self.process.stderr.readline()
+
+    def end(self, signal_number: int | None = None) -> tuple[int, str]:
+        """Wait for its end, perhaps after a signal; returns its exit code and what it still wrote to stderr."""
+        if signal_number is not None:
+            self.process.send_signal(signal_number)
+        _, errors = self.process.communicate(timeout=60)
+        return self.process.returncode, errors
+
+
+@contextmanager
+def worker(folder: Path, dsn: str, *arguments: str) -> Iterator[Running]:
+    process = subprocess.Popen(
+        command_line("worker", "shop:app", *arguments),
+        cwd=folder,
+        env={**os.environ, "COMMANDBUS_DSN": dsn},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield Running(process)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def send(dsn: str, domain: str, command_type: str, data: dict[str, object] | None = None) -> UUID:
+    command_id = uuid4()
+    row = {"command_id": str(command_id), "domain": domain, "command_type": command_type, "payload": data or {}}
+    with psycopg.connect(dsn) as conn:
+        conn.execute("SELECT commandbus.enqueue(%s::json)", (json.dumps([row]),))
+    return command_id
+
+
+def status(dsn: str, command_id: UUID) -> tuple[str, object]:
+    with psycopg.connect(dsn) as conn:
+        row = conn.execute(
+            "SELECT status, result FROM commandbus.command_state WHERE command_id = %s", (command_id,)
+        ).fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
+def wait_until_done(dsn: str, *commands: UUID) -> None:
+    """Wait until each of the commands is COMPLETED."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        for _ in range(2_000):
+            row = conn.execute(
+                "SELECT count(*) FROM commandbus.command_state WHERE command_id = ANY(%s) AND status = 'COMPLETED'",
+                (list(commands),),
+            ).fetchone()
+            if row == (len(commands),):
+                return
+            conn.execute("SELECT pg_sleep(0.01)")
+    raise AssertionError("the commands were not completed in time")
+
+
+def test_a_worker_works_for_every_domain_from_the_folder_it_was_started_in(folder: Path, database: str) -> None:
+    with worker(folder, database) as running:
+        assert running.ready.startswith("worker ready: shop:app, domains: billing, orders; ")
+        where, slow = send(database, "billing", "Where"), send(database, "orders", "Slow", {"seconds": 0})
+        wait_until_done(database, where, slow)
+        assert running.end(signal.SIGTERM)[0] == 0
+    assert status(database, where) == ("COMPLETED", {"folder": str(folder.resolve())})
+
+
+def test_a_worker_can_be_kept_to_one_domain(folder: Path, database: str) -> None:
+    with worker(folder, database, "--domain", "billing", "--no-listen", "--poll-interval", "0.05") as running:
+        assert "domains: billing;" in running.ready
+        other, own = send(database, "orders", "Slow", {"seconds": 0}), send(database, "billing", "Where")
+        wait_until_done(database, own)
+        assert running.end(signal.SIGINT)[0] == 0
+    assert status(database, other) == ("PENDING", None)
+
+
+def test_middleware_is_made_with_the_pool_and_used(folder: Path, database: str) -> None:
+    with worker(folder, database, "--middleware", "shop:tagging") as running:
+        command_id = send(database, "orders", "Slow", {"seconds": 0})
+        wait_until_done(database, command_id)
+        assert running.end(signal.SIGTERM)[0] == 0
+    assert status(database, command_id) == ("COMPLETED", {"slept": 0, "tagged": True})
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_lets_handlers_end(folder: Path, database: str, number: signal.Signals) -> None:
+    with worker(folder, database, "--concurrency", "1") as running:
+        command_id = send(database, "orders", "Slow", {"seconds": 0.5})
+        assert running.line() == f"started {command_id}\n"
+        unstarted = send(database, "orders", "Slow", {"seconds": 0})
+        exit_code, errors = running.end(number)
+    assert (exit_code, "Traceback" in errors) == (0, False)
+    assert f"{number.name}: stopping" in errors
+    assert status(database, command_id) == ("COMPLETED", {"slept": 0.5})
+    assert status(database, unstarted) == ("PENDING", None)
+
+
+def test_a_second_signal_ends_it_at_once(folder: Path, database: str) -> None:
+    with worker(folder, database) as running:
+        command_id = send(database, "orders", "Slow", {"seconds": 1_000})
+        assert running.line() == f"started {command_id}\n"
+        running.process.send_signal(signal.SIGTERM)
+        assert "stopping" in running.error_line()
+        exit_code, errors = running.end(signal.SIGTERM)
+    assert exit_code == 128 + signal.SIGTERM
+    assert "ending at once" in errors
+    assert status(database, command_id) == ("IN_PROGRESS", None)  # until its lease has run out
+
+
+def test_a_worker_that_dies_shows_why_and_fails(folder: Path, database: str) -> None:
+    with worker(folder, database) as running:
+        with psycopg.connect(database) as conn:
+            conn.execute("ALTER FUNCTION commandbus.claim RENAME TO claim_gone")
+        exit_code, errors = running.end()
+    assert exit_code == 1
+    assert "Traceback" in errors
+    assert "a worker died: UndefinedFunction" in errors.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("application", "parts"),
+    [
+        ("shop", ["'shop' is not MODULE:APP", "shop.main:app"]),
+        ("shop:", ["is not MODULE:APP"]),
+        ("nowhere:app", ["no module 'nowhere'", "PYTHONPATH"]),
+        ("nowhere.deep:app", ["no module 'nowhere'"]),
+        ("shop:nope", ["shop.py has no 'nope'"]),
+        ("shop:app.nope", ["shop.py has no 'app.nope'"]),
+        ("shop:slow", ["function, not commandbus.App"]),
+        ("shop:empty", ["no handler and no process", "@app.handler"]),
+        ("broken:app", ["importing 'broken:app' failed at", "JSONDecodeError"]),
+        ("wants:app", ["wants.py, line 1", "no_such_dependency"]),
+        ("typo:app", ["typo.py, line 1", "SyntaxError"]),
+    ],
+)
+def test_an_application_that_cannot_be_loaded_is_told(
+    folder: Path, migrated_dsn: str, application: str, parts: list[str]
+) -> None:
+    refused(run(folder, "worker", application, "--dsn", migrated_dsn), 2, *parts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--domain", "shipping"], ["--domain shipping", "billing, orders"]),
+        (
+            ["--pool-size", "4"],
+            ["--pool-size 4", "2 worker(s)", "keep 2 connections each, which is 4", "give 5 or more"],
+        ),
+        (["--middleware", "shop:nope"], ["shop.py has no 'nope'"]),
+        (["--middleware", "shop:APP"], ["shop.py has no 'APP'"]),
+        (["--middleware", "shop:app"], ["--middleware shop:app", "not callable", "factory(pool)"]),
+        (["--middleware", "shop:broken"], ["--middleware shop:broken", "no tracer here"]),
+        (["--middleware", "shop:nothing"], ["returned a NoneType"]),
+    ],
+)
+def test_options_that_do_not_fit_are_told(
+    folder: Path, migrated_dsn: str, arguments: list[str], parts: list[str]
+) -> None:
+    refused(run(folder, "worker", "shop:app", "--dsn", migrated_dsn, *arguments), 2, *parts)
+
+
+def test_an_unmigrated_database_is_told(folder: Path, empty_dsn: str) -> None:
+    refused(
+        run(folder, "worker", "shop:app", COMMANDBUS_DSN=empty_dsn), 1, "no commandbus schema", "commandbus migrate"
+    )
+
+
+def test_a_newer_database_is_told(folder: Path, database: str) -> None:
+    with psycopg.connect(database) as conn:
+        conn.execute(
+            "INSERT INTO commandbus.migration (scope, version, name, checksum) "
+            "VALUES ('commandbus', 999, 'V999__later.sql', 'x')"
+        )
+    for command in (["worker", "shop:app"], ["migrate"]):
+        refused(run(folder, *command, "--dsn", database), 1, "V999__later.sql", "newer than this program", "upgrade")
+
+
+@pytest.mark.parametrize("command", [["worker", "shop:app"], ["migrate"]])
+def test_a_database_that_is_away_is_told_without_the_password(folder: Path, command: list[str]) -> None:
+    dsn = "postgresql://me:s3cret@127.0.0.1:1/shop"
+    for result in (run(folder, *command, "--dsn", dsn), run(folder, *command, COMMANDBUS_DSN=dsn)):
+        refused(result, 1, "cannot connect", "host=127.0.0.1", "port=1", "dbname=shop", "COMMANDBUS_DSN")
+        assert "s3cret" not in result.stderr
+
+
+def test_what_is_no_dsn_is_told_without_the_password(folder: Path) -> None:
+    result = run(folder, "migrate", "--dsn", "host=127.0.0.1 password='s3cret")
+    assert result.returncode == 2
+    assert "no connection string" in result.stderr
+    assert "s3cret" not in result.stderr
+
+
+def test_the_dsn_may_come_from_libpq_s_variables(folder: Path, empty_dsn: str) -> None:
+    parts = {name: str(value) for name, value in psycopg.conninfo.conninfo_to_dict(empty_dsn).items()}
+    variables = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "dbname": "PGDATABASE"}
+    result = run(folder, "migrate", COMMANDBUS_DSN="", **{variables[name]: parts[name] for name in parts})
+    assert result.returncode == 0, result.stderr
+
+
+def test_migrate_lists_what_it_applied_then_nothing(folder: Path, empty_dsn: str) -> None:
+    own = folder / "ledger"
+    own.mkdir()
+    (own / "V001__ledger.sql").write_text("CREATE TABLE public.ledger (n integer);")
+    first = run(folder, "migrate", "--dsn", empty_dsn)
+    assert (first.returncode, first.stderr) == (0, "")
+    assert first.stdout.splitlines()[0] == "V001__commands.sql"
+    assert all(line.endswith(".sql") for line in first.stdout.splitlines())
+    second = run(folder, "migrate", "--dsn", empty_dsn, "--folder", str(own))
+    assert (second.returncode, second.stdout) == (0, "V001__ledger.sql\n")
+    third = run(folder, "migrate", "--dsn", empty_dsn, "--folder", str(own))
+    assert (third.returncode, third.stdout) == (0, "nothing to do\n")
+
+
+def test_a_migration_that_fails_is_told(folder: Path, database: str) -> None:
+    own = folder / "ledger"
+    own.mkdir()
+    (own / "V001__ledger.sql").write_text("CREATE TABLE\n  nonsense (;")
+    refused(
+        run(folder, "migrate", "--dsn", database, "--folder", str(own)), 1, "V001__ledger.sql, line 2", "syntax error"
+    )
+
+
+def test_migrate_refuses_a_folder_that_is_not_there(folder: Path, database: str) -> None:
+    result = run(folder, "migrate", "--dsn", database, "--folder", "nowhere")
+    assert result.returncode == 2
+    assert "nowhere" in result.stderr
+
+
+@pytest.mark.parametrize("command", [[], ["worker"], ["migrate"]])
+def test_help_says_what_each_command_does(folder: Path, command: list[str]) -> None:
+    result = run(folder, *command, "--help")
+    assert result.returncode == 0
+    assert result.stdout.startswith(" ".join(["Usage: commandbus", *command]))
