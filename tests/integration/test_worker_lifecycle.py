@@ -158,6 +158,25 @@ async def test_a_stop_with_a_timeout_does_not_wait_for_a_thread(bench: Bench) ->
         let_go.set()
 
 
+async def test_a_stop_does_not_wait_for_a_thread_whose_attempt_has_timed_out(bench: Bench) -> None:
+    let_go = threading.Event()
+
+    @bench.handler("Endless")
+    def endless(command: Command, context: HandlerContext) -> None:
+        let_go.wait(PATIENCE)
+
+    worker = bench.make_worker(visibility_timeout=1, concurrency=1)
+    run = asyncio.create_task(worker.run())
+    command_id = await bench.send("Endless", max_attempts=1)
+    try:
+        await bench.until(command_id, CommandStatus.IN_TROUBLESHOOTING_QUEUE)
+        async with asyncio.timeout(5):
+            await worker.stop(timeout=0.05)
+            await run
+    finally:
+        let_go.set()
+
+
 async def test_a_worker_stopped_before_it_ran_ends_at_once(bench: Bench) -> None:
     worker = bench.make_worker()
     await worker.stop()
@@ -193,6 +212,29 @@ async def test_a_cancelled_worker_gives_its_connections_back(bench: Bench) -> No
                 for conn in (one, two, three):
                     assert not conn.autocommit
     assert (await bench.trail(command_id))[:2] == ["SENT", "RECEIVED"]
+
+
+async def test_a_cancelled_worker_starts_nothing_more(bench: Bench) -> None:
+    calls: list[int] = []
+    blocked = asyncio.Event()
+
+    @bench.handler("Step")
+    async def step(command: Command, context: HandlerContext) -> None:
+        calls.append(command.data["n"])
+        if command.data["n"] == 1:
+            blocked.set()
+            await asyncio.Event().wait()
+
+    run = asyncio.create_task(bench.make_worker(concurrency=1).run())
+    await bench.until(await bench.send("Step", {"n": 0}))
+    await bench.send("Step", {"n": 1})
+    await blocked.wait()
+    for n in (2, 3):
+        await bench.until_event(await bench.send("Step", {"n": n}), "RECEIVED")
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    assert calls == [0, 1]
 
 
 async def test_a_notification_wakes_an_idle_worker(bench: Bench) -> None:
