@@ -31,7 +31,11 @@ async def test_orders(cb_load, cb_pool, request):
         shards = await (await connection.execute(
             "SELECT first_ordinal, processes FROM e2e.load_shard ORDER BY shard")).fetchall()
     assert orders == [(i, i) for i in range(result.processes)]
-    told = {"shards": shards, "processes": [repr(process) for process in result.actual.processes]}
+    processes = [
+        (each.ordinal, each.outcome, each.failing_step, dict(each.failures), each.retries)
+        for each in result.actual.processes
+    ]
+    told = {"shards": shards, "processes": processes}
     request.path.with_name(f"{request.node.name}.json").write_text(json.dumps(told))
 """
 
