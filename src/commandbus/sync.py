@@ -94,7 +94,7 @@ class SyncProxy:
         return None if entered is None else entered.__exit__(kind, error, trace)
 
     def _present(self, value: Any) -> Any:
-        return SyncProxy(value, self._portal) if _is_async(type(value)) else value
+        return SyncProxy(value, self._portal) if _is_async(value.__class__) else value
 
 
 @functools.cache

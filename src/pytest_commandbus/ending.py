@@ -21,6 +21,8 @@ async def end(runtime: "Runtime", workers: AsyncExitStack, error: BaseException 
     except BaseException as raised:
         problem = raised
     try:
+        if _is_failure(error) and problem is not None:
+            runtime.sections.append(("commandbus: at the end of the test", f"{type(problem).__name__}: {problem}"))
         if _is_failure(error) or problem is not None:
             runtime.sections.extend(await failure_report.collect(runtime))
     finally:

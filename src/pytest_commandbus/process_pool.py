@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 CHAOS_MIDDLEWARE = "pytest_commandbus.behavior:chaos_middleware"
 _PASSED_ON = {"visibility_timeout", "poll_interval"}  # options of Worker that the command line has too
+_STOPPED = (0, -signal.SIGTERM)  # by itself, or before it was ready to
 _LOG_TAIL = 8000
 _REPORTED_TAIL = 2000
 
@@ -84,20 +85,17 @@ class ProcessPool(WorkerPool):
         for process in processes:
             if process.stdin is not None:
                 process.stdin.close()
-        died = died or self._dead([p for p in processes if p not in late and p.returncode != 0])
+        died = died or self._dead([p for p in processes if p not in late and p.returncode not in _STOPPED])
         self._logs = [(f"worker process {p.pid}", self._log(p.pid)[-_REPORTED_TAIL:]) for p in processes]
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
-        if died:
-            raise WorkerDiedError(died)
+        self._tell(died)
         if late:
             raise WorkerDiedError(f"{len(late)} worker processes did not stop within {STOP_SECONDS:g} s of SIGTERM")
 
     def check(self) -> None:
         """Raise WorkerDiedError if a worker ended by itself."""
-        died = self._dead(self._processes)
-        if died:
-            raise WorkerDiedError(died)
+        self._tell(self._dead(self._processes))
 
     def logs(self) -> Sequence[tuple[str, str]]:
         """Return (worker, end of its output)."""

@@ -17,7 +17,7 @@ from .options import Options, read_options
 
 if TYPE_CHECKING:
     from .database import Databases
-    from .postgres.server import EmbeddedPostgres
+    from .postgres.resolve import Server
     from .rendezvous import ServerDesk
 
 RUN = pytest.StashKey["Run"]()
@@ -51,8 +51,8 @@ class Run:
         self.worker_id = worker_id
         self._desk_address = desk
         self._desk: ServerDesk | None = None
-        self._dsn = options.postgres if options.is_dsn else ""
-        self._server: EmbeddedPostgres | None = None
+        self._dsn = ""
+        self._server: Server | None = None
         self._databases: Databases | None = None
         self._lock = threading.Lock()
         self.kept: list[str] = []
@@ -71,12 +71,15 @@ class Run:
         """Return the DSN of the run's server; the first to ask has it started, once a run, by the controller."""
         with self._lock:
             if not self._dsn:
-                if self._desk_address is not None:
+                if self._desk_address is not None and not self.options.is_dsn:
                     from .rendezvous import ask
 
                     self._dsn = ask(self._desk_address)
                 else:
-                    self._dsn = self._start_server()
+                    from .postgres.resolve import resolve_server
+
+                    self._server = resolve_server(self.options.postgres, self.options.durable)
+                    self._dsn = self._server.dsn
             return self._dsn
 
     def databases(self) -> "Databases":
@@ -123,7 +126,7 @@ class Run:
     def leave_server(self) -> str | None:
         """Let the server of this process go on after the run; return the shell line that ends it, if there is one."""
         server, self._server = self._server, None
-        return None if server is None else server.detach()
+        return None if server is None else server.detach() or None
 
     def close(self) -> None:
         """End what the run started; with kept databases the server goes on."""
@@ -136,16 +139,6 @@ class Run:
         if self._server is not None:
             self._server.stop()
             self._server = None
-
-    def _start_server(self) -> str:
-        from .postgres.server import EmbeddedPostgres
-
-        if self.options.postgres == "container":
-            raise pytest.UsageError("--cb-postgres=container is not there yet: use embedded (the default) or a DSN")
-        server = EmbeddedPostgres(durable=self.options.durable)
-        server.start()
-        self._server = server
-        return server.dsn()
 
 
 def start_run(config: pytest.Config) -> None:

@@ -31,6 +31,7 @@ class WorkerPool(ABC):
 
     def __init__(self, runtime: "Runtime") -> None:
         self._runtime = runtime
+        self._told = False
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -57,6 +58,12 @@ class WorkerPool(ABC):
     @abstractmethod
     def check(self) -> None:
         """Raise WorkerDiedError if a worker ended by itself."""
+
+    def _tell(self, died: str) -> None:
+        """Raise WorkerDiedError if there is something to tell, but once: a test may expect it."""
+        if died and not self._told:
+            self._told = True
+            raise WorkerDiedError(died)
 
     async def claimed(self, count: int = 1, *, timeout: float = CLAIM_SECONDS) -> None:
         """Wait until workers have claimed `count` commands in the test's database. Errors: TimeoutError."""
@@ -134,14 +141,11 @@ class TaskPool(WorkerPool):
         died = died or _traceback_of_dead(task for task in tasks if task.cancelled() or task.exception())
         if self._pool is not None:
             await self._pool.close()
-        if died:
-            raise WorkerDiedError(died)
+        self._tell(died)
 
     def check(self) -> None:
         """Raise WorkerDiedError if a worker ended by itself."""
-        died = _traceback_of_dead(self._tasks)
-        if died:
-            raise WorkerDiedError(died)
+        self._tell(_traceback_of_dead(self._tasks))
 
 
 def _traceback_of_dead(tasks: Iterable["asyncio.Task[None]"]) -> str:

@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 
 # In-process runs forget the modules that they import first; extension modules must not be imported twice.
-import commandbus.auditor
-import commandbus.sync
 import pytest_commandbus.ending
 import pytest_commandbus.factories
 import pytest_commandbus.failure_report

@@ -64,7 +64,8 @@ def test_markers_of_module_class_and_function_merge_and_the_nearest_wins(suite: 
                 stats = await batch.complete()
                 assert stats.canceled_count == 4
                 first = (await batch.observed()).processes[0]
-                assert (first.failing_step, dict(first.failures)) == ("ShipParcel", {"ReserveStock": 1, "ShipParcel": 1})
+                assert first.failing_step == "ShipParcel"
+                assert first.failures == {"ReserveStock": 1, "ShipParcel": 1}
 
         async def test_far(cb_process_batch, cb_bus):
             batch = await cb_process_batch(OrderProcess, count=4)
@@ -88,6 +89,23 @@ def test_a_marker_that_matched_nothing_fails_the_test(suite: Suite):
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*@pytest.mark.chaos(ship=*) matched nothing that ran*"])
     result.stdout.no_fnmatch_line("*reserve=*matched nothing*")
+
+
+def test_a_marker_on_a_test_without_the_bus_fails_it(suite: Suite):
+    suite.write(
+        """
+        pytestmark = pytest.mark.chaos(reserve={"fail_permanent_pct": 100})
+
+        def test_it():
+            pass
+
+        async def test_it_async():
+            pass
+        """
+    )
+    result = suite.run()
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["@pytest.mark.chaos matched nothing that ran: the test uses no fixture of the bus*"])
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ async def test_it(cb_process_batch):
     stats = await batch.wait()
     assert stats.in_troubleshooting_count == 5
 """
-FIXTURES = (
-    "cb_postgres cb_database cb_pool cb_app cb_bus cb_tsq cb_worker_pool cb_process_batch cb_command_batch cb_clock "
-    "cb_load cb_audit"
-).split()
+FIXTURES = [
+    *("cb_postgres", "cb_database", "cb_pool", "cb_app", "cb_bus", "cb_tsq", "cb_clock", "cb_audit"),
+    *("cb_worker_pool", "cb_process_batch", "cb_command_batch", "cb_load"),
+]
 
 
 @pytest.mark.parametrize("named", [False, True], ids=["autoloaded", "named and autoloaded"])

@@ -28,7 +28,7 @@ class Server:
     def psql(self, database: str) -> str:
         """Return the shell line that opens a database; a password must be typed or come from the environment."""
         program = "psql" if self.embedded is None else f"'{self.embedded.binaries.program('psql')}'"
-        return f'{program} "{_without_password(with_database(self.dsn, database))}"'
+        return f'{program} "{without_password(with_database(self.dsn, database))}"'
 
     def detach(self) -> str:
         """Let the server outlive this process, for kept databases; return the line that ends it, "" when not ours."""
@@ -67,7 +67,8 @@ def _checked(dsn: str) -> Dsn:
     return with_database(dsn, str(conninfo_to_dict(dsn).get("dbname") or conninfo_to_dict(fallback)["dbname"]))
 
 
-def _without_password(dsn: str) -> str:
+def without_password(dsn: str) -> str:
+    """Return the connection string without its password, for a line that a person runs."""
     from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
     return make_conninfo("", **{key: value for key, value in conninfo_to_dict(dsn).items() if key != "password"})

@@ -154,6 +154,8 @@ class EmbeddedPostgres:
         pid = self.pid
         if pid is None:
             raise PostgresError("the server does not run, so it cannot be left running")
+        if self._process is not None:
+            self._process.returncode = 0  # ours no more: that it still runs is meant
         self._release_watchdog(watchdog.DETACH)
         return f"kill -QUIT {pid}; sleep 1; rm -rf '{self._home}' '{self._socket}'"
 
