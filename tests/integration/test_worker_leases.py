@@ -172,7 +172,7 @@ async def test_a_plain_handler_s_thread_keeps_its_slot_and_its_result_is_dropped
         return {"late": 1}
 
     @bench.handler("Quick")
-    def quick(command: Command, context: HandlerContext) -> None:
+    async def quick(command: Command, context: HandlerContext) -> None:
         calls.append("Quick")
 
     try:

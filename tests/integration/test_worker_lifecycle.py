@@ -9,7 +9,7 @@ import pytest
 from psycopg_pool import AsyncConnectionPool
 
 from commandbus import Command, CommandStatus, HandlerContext, PoolTooSmallError, RetryPolicy, SchemaError, Worker
-from tests.integration.worker_kit import NEVER, PATIENCE, Bench
+from tests.integration.worker_kit import NEVER, PATIENCE, Bench, eventually
 
 pytestmark = pytest.mark.asyncio
 
@@ -265,15 +265,31 @@ async def test_a_worker_that_does_not_listen_polls(bench: Bench) -> None:
 
 
 async def test_a_due_retry_needs_no_notification(bench: Bench) -> None:
+    started, go_on = asyncio.Event(), asyncio.Event()
+
     @bench.handler("Flaky")
     async def flaky(command: Command, context: HandlerContext) -> None:
+        started.set()
+        await go_on.wait()
         if context.attempt < 3:
             raise ValueError
 
+    async def asleep() -> bool | None:
+        """Whether the claim loop has looked for what is due next, found nothing, and lain down."""
+        rows = await bench.execute(
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            " AND state = 'idle' AND query LIKE '%%min(due_at)%%' AND query LIKE '%%extract(%%'"
+        )
+        return bool(rows) or None
+
     async with bench.worker(poll_interval=NEVER, retry_policy=RetryPolicy(backoff_schedule=[0.3])):
-        started = monotonic()
-        await bench.until(await bench.send("Flaky"))
-        assert 0.6 <= monotonic() - started < 5
+        command_id = await bench.send("Flaky")
+        await started.wait()
+        await eventually(asleep, "the claim loop to lie down")
+        since = monotonic()
+        go_on.set()
+        await bench.until(command_id)
+        assert 0.6 <= monotonic() - since < 5
 
 
 _tenant: ContextVar[str] = ContextVar("_tenant", default="nobody")

@@ -25,6 +25,11 @@ async def register(bench: Bench) -> int:
         return await workers.register(conn, bench.domain, ["Ping"], [], 1)
 
 
+async def sweep(bench: Bench) -> int:
+    async with bench.pool.connection() as conn:
+        return await queue.sweep(conn, bench.domain)
+
+
 async def settle(bench: Bench, worker_id: int, outcomes: list[tuple[Claimed, Outcome]]) -> set[int]:
     async with bench.pool.connection() as conn:
         finished = [Finished(claimed, outcome) for claimed, outcome in outcomes]
@@ -104,15 +109,15 @@ async def test_commands_are_claimed_in_the_order_of_their_sending(bench: Bench) 
     assert got == ids
 
 
-async def test_a_sweep_parks_once(bench: Bench) -> None:
+async def test_a_sweep_parks_a_command_once_and_only_after_its_last_lease(bench: Bench) -> None:
     worker_id = await register(bench)
-    command_id = await bench.send("Ping", max_attempts=1)
-    await claim(bench, worker_id)
-    async with bench.pool.connection() as conn:
-        assert await queue.sweep(conn, bench.domain) == 0
+    command_id = await bench.send("Ping", max_attempts=2)
+    for lost in range(2):
+        (claimed,) = await claim(bench, worker_id)
+        assert (claimed.lost_leases, await sweep(bench)) == (lost, 0)
         await bench.skip(30)
-        await conn.commit()
-        assert await claim(bench, worker_id) == []  # its last lease was lost: nobody takes it any more
-        assert await queue.sweep(conn, bench.domain) == 1
-        assert await queue.sweep(conn, bench.domain) == 0
-    assert await bench.trail(command_id) == ["SENT", "RECEIVED", "MOVED_TO_TSQ"]
+        if lost == 0:
+            assert await sweep(bench) == 0
+    assert await claim(bench, worker_id) == []  # its last lease was lost: nobody takes it any more
+    assert [await sweep(bench), await sweep(bench)] == [1, 0]
+    assert await bench.trail(command_id) == ["SENT", "RECEIVED", "RECEIVED", "MOVED_TO_TSQ"]
