@@ -64,9 +64,10 @@ SELECT shard, taken_at IS NOT NULL AS taken, finished_at IS NOT NULL AS finished
 LOCK_RESULT: LiteralString = "SELECT result FROM e2e.load_run WHERE run = %(run)s FOR UPDATE"
 STORE_RESULT: LiteralString = "UPDATE e2e.load_run SET result = %(result)s::json WHERE run = %(run)s"
 
-# The newest run, while it goes.
+# The newest run, while it goes. What its workers have settled they tell with their heartbeats.
 PROGRESS: LiteralString = """
 SELECT r.processes AS total, members.created, members.done, members.parked,
+       (SELECT coalesce(sum(w.completed + w.failed + w.parked), 0)::bigint FROM commandbus.worker w) AS commands,
        extract(epoch FROM clock_timestamp() - r.started_at)::double precision AS seconds,
        extract(epoch FROM c.skipped - r.skipped_before)::double precision AS skipped
   FROM (SELECT * FROM e2e.load_run ORDER BY run DESC LIMIT 1) r

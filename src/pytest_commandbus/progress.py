@@ -34,13 +34,15 @@ MOST_OF_THE_TIME = 20
 class Snapshot:
     """A load run at a moment: how many processes it shall have, are created, have ended or are parked.
 
-    seconds: wall time since the run began. skipped: seconds of waiting that took no real time.
+    commands: that the workers of its test have settled for good or parked, as of their heartbeats. seconds: wall time
+    since the run began. skipped: seconds of waiting that took no real time.
     """
 
     total: int
     created: int
     done: int
     parked: int
+    commands: int
     seconds: float
     skipped: float
 
@@ -52,9 +54,10 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Pace:
-    """Processes a second over the last stretch, and the seconds that remain at that rate (None: not known yet)."""
+    """Processes and commands a second over the last stretch, and the seconds that remain (None: not known yet)."""
 
     per_second: float
+    commands_per_second: float
     remaining: float | None
 
 
@@ -62,11 +65,12 @@ def pace(earlier: Snapshot, now: Snapshot) -> Pace:
     """How fast the run went between two snapshots: its creation while nothing is done, then its processes."""
     stretch = now.seconds - earlier.seconds
     if stretch <= 0:
-        return Pace(0.0, None)
-    if not now.done:
-        return Pace((now.created - earlier.created) / stretch, None)
+        return Pace(0.0, 0.0, None)
+    commands = (now.commands - earlier.commands) / stretch
+    if phase(now) == "creating":
+        return Pace((now.created - earlier.created) / stretch, commands, None)
     per_second = (now.done - earlier.done) / stretch
-    return Pace(per_second, (now.total - now.done) / per_second if per_second > 0 else None)
+    return Pace(per_second, commands, (now.total - now.done) / per_second if per_second > 0 else None)
 
 
 def phase(snapshot: Snapshot) -> str:
@@ -81,6 +85,8 @@ def plain_line(name: str, snapshot: Snapshot, speed: Pace) -> str:
     else:
         count = f"{number(snapshot.done)} of {number(snapshot.total)} done ({snapshot.percentage} %)"
     parts = [f"{name}: {count}", f"{number(speed.per_second)}/s"]
+    if speed.commands_per_second:
+        parts.append(f"{number(speed.commands_per_second)} commands/s")
     if speed.remaining is not None:
         parts.append(f"{seconds(speed.remaining)} left")
     if snapshot.parked:
@@ -142,7 +148,7 @@ class BarDisplay:
             self._task,
             completed=snapshot.created if creating else snapshot.done,
             description=f"{name}: {'creating' if creating else 'running'}",
-            rate=f"{number(speed.per_second)}/s",
+            rate=f"{number(speed.per_second)}/s, {number(speed.commands_per_second)} commands/s",
             left=left,
             parked=f"{number(snapshot.parked)} parked" if snapshot.parked else "",
             refresh=True,
@@ -246,7 +252,7 @@ class Watch:
         recent = self._recent
         if not recent or now.seconds < recent[-1].seconds:  # a run begins, the first or the next one of its test
             recent.clear()
-            recent.append(Snapshot(now.total, 0, 0, 0, 0.0, 0.0))
+            recent.append(Snapshot(now.total, 0, 0, 0, 0, 0.0, 0.0))
         while len(recent) > 1 and now.seconds - recent[0].seconds > PACE_SECONDS:
             recent.popleft()
         self._display.show(self._name, now, pace(recent[0], now))

@@ -200,3 +200,25 @@ async def test_orders(cb_load):
     result = suite.run_process("--cb-load=20", "-n2")
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(["*ShardLostError: shard 2 of 2 was lost: its process has not been heard of for * s*"])
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_processes_are_run_in_little_memory(suite: Suite) -> None:
+    suite.write(
+        """
+import resource
+
+def peak_kilobytes():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+@pytest.mark.load
+@pytest.mark.chaos(reserve={"fail_transient_pct": 5}, ship={"fail_business_rule_pct": 1})
+async def test_orders(cb_load):
+    before = peak_kilobytes()
+    result = await cb_load(OrderProcess, initial_data=lambda i: {"order": i})
+    assert result.mismatches == []
+    assert result.processes == 100_000
+    assert peak_kilobytes() - before < 150 * 1024
+"""
+    )
+    suite.run_process("--cb-load=100000").assert_outcomes(passed=1)

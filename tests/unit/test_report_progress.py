@@ -7,30 +7,42 @@ from collections.abc import Callable
 from pytest_commandbus.progress import Pace, PlainDisplay, Snapshot, Watch, make_display, pace, plain_line
 
 
-def snapshot(done: int, at: float, created: int = 1000, parked: int = 0, skipped: float = 0) -> Snapshot:
-    return Snapshot(total=1000, created=created, done=done, parked=parked, seconds=at, skipped=skipped)
+def snapshot(
+    done: int, at: float, created: int = 1000, parked: int = 0, skipped: float = 0, commands: int = 0
+) -> Snapshot:
+    return Snapshot(
+        total=1000, created=created, done=done, parked=parked, commands=commands, seconds=at, skipped=skipped
+    )
 
 
 def test_while_nothing_is_done_the_pace_is_that_of_creation() -> None:
-    assert pace(snapshot(0, 0, created=0), snapshot(0, 2, created=500)) == Pace(250, None)
+    assert pace(snapshot(0, 0, created=0), snapshot(0, 2, created=500)) == Pace(250, 0, None)
 
 
 def test_the_pace_of_the_run_tells_what_remains() -> None:
-    assert pace(snapshot(200, 2), snapshot(400, 3)) == Pace(200, 3.0)
+    assert pace(snapshot(200, 2), snapshot(400, 3)) == Pace(200, 0, 3.0)
 
 
 def test_a_standstill_has_no_end() -> None:
-    assert pace(snapshot(200, 2), snapshot(200, 3)) == Pace(0, None)
-    assert pace(snapshot(200, 2), snapshot(200, 2)) == Pace(0, None)
+    assert pace(snapshot(200, 2), snapshot(200, 3)) == Pace(0, 0, None)
+    assert pace(snapshot(200, 2), snapshot(200, 2)) == Pace(0, 0, None)
+
+
+def test_before_the_first_process_is_done_the_commands_tell_that_something_moves() -> None:
+    speed = pace(snapshot(0, 2), snapshot(0, 4, commands=3000))
+    assert speed == Pace(0, 1500, None)
+    assert plain_line("test_a", snapshot(0, 4), speed) == "test_a: 0 of 1,000 done (0 %), 0/s, 1,500 commands/s"
 
 
 def test_a_line_tells_count_percentage_rate_and_remaining_time() -> None:
-    line = plain_line("test_a", snapshot(420, 4, parked=3, skipped=370), Pace(100, 5.8))
+    line = plain_line("test_a", snapshot(420, 4, parked=3, skipped=370), Pace(100, 0, 5.8))
     assert line == "test_a: 420 of 1,000 done (42 %), 100/s, 5.80 s left, 3 in troubleshooting, skipped 6 min 10 s"
 
 
 def test_a_line_of_creation_counts_what_is_created() -> None:
-    assert plain_line("test_a", snapshot(0, 1, created=700), Pace(700, None)) == "test_a: created 700 of 1,000, 700/s"
+    assert (
+        plain_line("test_a", snapshot(0, 1, created=700), Pace(700, 0, None)) == "test_a: created 700 of 1,000, 700/s"
+    )
 
 
 def test_only_all_is_a_hundred_percent() -> None:
@@ -91,8 +103,8 @@ def test_a_watch_that_fails_ends_quietly_and_takes_its_bar_away() -> None:
 def test_the_first_line_begins_on_a_line_of_its_own() -> None:
     stream = io.StringIO()
     display = PlainDisplay(stream)
-    display.show("a", snapshot(100, 1), Pace(1, None))
-    display.show("a", snapshot(200, 1), Pace(1, None))
+    display.show("a", snapshot(100, 1), Pace(1, 0, None))
+    display.show("a", snapshot(200, 1), Pace(1, 0, None))
     assert stream.getvalue() == (
         "\ncommandbus: a: 100 of 1,000 done (10 %), 1/s\ncommandbus: a: 200 of 1,000 done (20 %), 1/s\n"
     )
