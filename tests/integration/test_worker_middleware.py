@@ -138,3 +138,28 @@ async def test_a_layer_that_cannot_prepare_costs_no_attempt(bench: Bench) -> Non
         done = await bench.until(await bench.send("Ping"))
     assert (done.attempts, done.lost_leases) == (1, 0)
     assert await bench.trail(done.command_id) == ["SENT", "RECEIVED", "RELEASED", "RECEIVED", "COMPLETED"]
+
+
+@pytest.mark.parametrize("timeout", [None, 0])
+async def test_a_stop_amid_a_claim_releases_what_was_claimed(bench: Bench, timeout: float | None) -> None:
+    entered, go_on = asyncio.Event(), asyncio.Event()
+
+    class Layer(Middleware):
+        async def claimed(self, batch: Sequence[HandlerContext]) -> None:
+            entered.set()
+            await go_on.wait()
+
+    @bench.handler("Ping")
+    async def ping(command: Command, context: HandlerContext) -> None:
+        await asyncio.Event().wait()
+
+    worker = bench.make_worker(middleware=[Layer()])
+    run = asyncio.create_task(worker.run())
+    command_id = await bench.send("Ping")
+    await entered.wait()
+    stop = asyncio.create_task(worker.stop(timeout))
+    asyncio.get_running_loop().call_later(0.1, go_on.set)
+    async with asyncio.timeout(5):
+        await stop
+        await run
+    assert await bench.trail(command_id) == ["SENT", "RECEIVED", "RELEASED"]

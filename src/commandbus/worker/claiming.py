@@ -41,6 +41,7 @@ class Intake:
         self.settlement = settlement
         self.slots = slots
         self.lease = lease
+        self.is_stopping = False
         self._pool = pool
         self._registry = registry
         self._middleware = tuple(m for m in middleware if type(m).claimed is not Middleware.claimed)
@@ -66,7 +67,8 @@ class Intake:
     async def take(self, claims: Sequence[Claimed], claimed_at: float) -> list[Claimed]:
         """Start what was claimed; returns what is to be released.
 
-        That is too many of a type that was never measured, or all when a middleware could not prepare for them.
+        That is too many of a type that was never measured, or all when a middleware could not prepare for them or the
+        worker stops.
         """
         runs: list[Pending] = []
         unmeasured: Counter[str] = Counter()
@@ -85,6 +87,8 @@ class Intake:
         except Exception:  # a user's middleware may raise anything; the worker lives on
             _log.exception("a middleware could not prepare for %d commands; they are released", len(runs))
             await asyncio.sleep(_PAUSE)
+            return excess + [pending.claimed for pending in runs]
+        if self.is_stopping:
             return excess + [pending.claimed for pending in runs]
         self.slots.add(runs)
         return excess
@@ -165,7 +169,7 @@ class Claiming:
 
     def stop(self) -> None:
         """Claim nothing new; run() ends once a claim under way has its answer, so that no lease is forgotten."""
-        self._is_stopping = True
+        self._is_stopping = self._intake.is_stopping = True
         self._woken.set()
         self._space.set()
 
@@ -191,7 +195,7 @@ class Claiming:
         if now >= self._full_scan_at:
             self._after, self._full_scan_at = 0, now + _FULL_SCAN
         count = await self._claim_after(limit)
-        if count < limit and self._after > 0:
+        if count < limit and self._after > 0 and not self._is_stopping:
             self._after, self._full_scan_at = 0, now + _FULL_SCAN
             count += await self._claim_after(limit - count)
         return count

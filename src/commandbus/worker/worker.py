@@ -165,7 +165,7 @@ class Worker:
             for task in done - {stopping}:
                 task.result()  # an unasked end is an error: say which
             claiming.stop()
-            await asyncio.wait([claims], timeout=_LAST_CLAIM if self._stop_timeout is None else self._stop_timeout)
+            await asyncio.wait([claims], timeout=_LAST_CLAIM)
             await _end(claims)
             await self._drain(slots, settling, upkeep)
         finally:
