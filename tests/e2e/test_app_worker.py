@@ -56,4 +56,4 @@ async def test_it_runs_processes_by_their_behavior_and_stops_when_asked(
             " WHERE details->'chaos' IS NOT NULL GROUP BY 1 ORDER BY 1"
         )
         assert await counted.fetchall() == [("permanent", 4), ("success", 4), ("transient", 4)]
-    assert len(list(tmp_path.glob("*.statement.csv"))) == 6  # noqa: ASYNC240 - nothing else runs any more
+    assert len(list(tmp_path.glob("*.statement.csv"))) == 6
