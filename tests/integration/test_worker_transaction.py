@@ -265,3 +265,21 @@ async def test_a_second_transaction_after_one_that_was_rolled_back_may_complete(
             done = await bench.until(await bench.send(command_type))
             assert done.result == result
             assert await debits(bench, done.command_id) == []
+
+
+async def test_a_completion_that_a_savepoint_took_back_is_none(bench: Bench) -> None:
+    @bench.handler("Debit")
+    async def handle(command: Command, context: HandlerContext) -> dict[str, int]:
+        async with context.transaction() as conn:
+            with contextlib.suppress(ZeroDivisionError):
+                async with conn.transaction():
+                    await context.complete({"n": 1})
+                    raise ZeroDivisionError
+            await debit(context, conn)
+        return {"n": 2}
+
+    async with bench.worker():
+        done = await bench.until(await bench.send("Debit"))
+    assert done.result == {"n": 2}
+    assert await debits(bench, done.command_id) == [1]
+    assert await bench.trail(done.command_id) == ["SENT", "RECEIVED", "COMPLETED"]

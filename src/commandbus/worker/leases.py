@@ -73,11 +73,17 @@ class CommandLease:
                         self._conn = None
                     if self._is_lost:  # the handler swallowed the error: no write commits without the completion
                         raise LeaseLostError(context.command.command_id)
+                    if self._is_recorded and await self._is_still_claimed(conn):
+                        self._is_recorded = False  # a savepoint of the handler took the completion back
             except BaseException:  # rolled back: what was recorded in it is not, what an earlier one committed is
                 self._is_recorded = self.run is not None and self.run.is_settled
                 raise
             if self._is_recorded and self.run is not None:
                 self.run.is_settled = True
+
+    async def _is_still_claimed(self, conn: Connection) -> bool:
+        settlement = self._settlement
+        return bool(await queue.lock_claims(conn, settlement.domain, settlement.worker_id, [self._claimed]))
 
     async def complete(self, context: HandlerContext, result: Result) -> None:
         """Settle as COMPLETED in the open transaction: the ordinary settlement of a batch of one."""
