@@ -106,7 +106,7 @@ class BatchHandle(ABC):
             last = self._stats
             if not moved and looked_at - swept_at > _SWEEP_SECONDS:
                 swept_at = looked_at
-                moved = await self._runtime.sweep(self.domain) > 0
+                moved = await self._runtime.sweep() > 0
             if self._runtime.skips_time:
                 moved = await self._runtime.clock.skip() > 0 or moved
             cost = time.monotonic() - looked_at

@@ -54,7 +54,7 @@ def add_options(parser: pytest.Parser) -> None:
         "--cb-seed",
         type=_whole_number("--cb-seed", 0, SEED_MAXIMUM),
         metavar="N",
-        help="seed of every chaos roll (drawn and shown when not given): the same seed gives the same outcomes",
+        help="seed of every chaos roll: the same seed, the same outcomes (drawn when not given; failed tests show it)",
     )
     group.addoption(
         "--cb-load",

@@ -224,13 +224,16 @@ class Runtime:
         for pool in self.worker_pools:
             pool.check()
 
-    async def sweep(self, domain: str) -> int:
-        """Park the commands of a domain that lost their last lease; return how many."""
+    async def sweep(self) -> int:
+        """Park the commands that lost their last lease, in every domain of the App; return how many."""
         from commandbus._core.queue_sql import QueueSQL
 
+        swept = 0
         async with self.pool.connection() as connection:
-            row = await (await connection.execute(QueueSQL.SWEEP, {"domain": domain, "upto": None})).fetchone()
-        return 0 if row is None else int(row[0])
+            for domain in sorted(self.require_app("a batch").domains(self.pool)):
+                row = await (await connection.execute(QueueSQL.SWEEP, {"domain": domain, "upto": None})).fetchone()
+                swept += 0 if row is None else int(row[0])
+        return swept
 
     async def process_batch(
         self,

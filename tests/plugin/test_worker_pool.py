@@ -13,6 +13,8 @@ from pytest_commandbus.worker_pool import WorkerDiedError
 from .conftest import Suite
 from .shop import OrderProcess
 
+LEASE = 30  # seconds, as a worker has it when nothing is said
+
 
 @pytest.mark.parametrize("processes", [False, True])
 async def test_leaving_stops_the_workers_and_gives_back_what_they_had(
@@ -76,6 +78,22 @@ async def test_a_worker_in_process_that_dies_shows_its_traceback(cb_worker_pool,
             WorkerDiedError, match=r"(?s)worker \d of \w+ died by itself:.*V001__commands.sql was edited"
         ):
             await batch.wait()
+
+
+@pytest.mark.cb_clock
+async def test_a_command_that_kills_every_worker_is_parked_by_the_waiting_test(
+    cb_command_batch, cb_worker_pool, cb_clock
+):
+    batch = await cb_command_batch("mail", "SendMail", data={"to": "crash"}, workers=0)
+    for lost in (1, 2, 3):
+        await cb_clock.advance(LEASE)
+        async with cb_worker_pool(workers=1, processes=True) as pool:
+            await pool.claimed(lost)
+            await pool.kill(0)
+    stats = await batch.wait()
+    assert stats.in_troubleshooting_count == 1
+    (command,) = await batch.commands()
+    assert (command.error_code, command.lost_leases) == ("LEASE_LOST", 3)
 
 
 def test_a_worker_that_died_unnoticed_fails_the_test_at_its_end(suite: Suite):
