@@ -65,7 +65,7 @@ class Reader:
 
     def tests_run(self) -> set[tuple[str, str]]:
         """Return (module, function) of each test that a command ran, passed or failed."""
-        return tests_in(self.results.glob("*.xml"))
+        return ran_in(self.results.glob("*.xml"))
 
     def _start(self, line: str) -> "subprocess.Popen[str]":
         number = len(list(self.results.iterdir())) + 1
@@ -89,7 +89,7 @@ def plain_environment() -> dict[str, str]:
     }
 
 
-def tests_in(files: Iterable[Path]) -> set[tuple[str, str]]:
+def ran_in(files: Iterable[Path]) -> set[tuple[str, str]]:
     """Return (module, function) of each test that junit files tell of, but for skipped ones."""
     cases = [case for file in files for case in ElementTree.parse(file).iter("testcase")]  # noqa: S314
     ran = [case for case in cases if case.find("skipped") is None]
@@ -141,6 +141,33 @@ def test_every_relative_link_leads_somewhere():
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
 
 
+@pytest.mark.parametrize(
+    ("shown", "actual", "found"),
+    [
+        (["a", "..."], "a\nb\nc", True),
+        (["...", "c"], "a\nb\nc", True),
+        (["a", "...", "c"], "a\nb\nc", True),
+        (["a", "c"], "a\nb\nc", False),
+        (["...", "b"], "a\nb\nc", False),
+        (["b", "..."], "a\nb\nc", False),
+        (["...", "c", "b", "..."], "a\nb\nc", False),
+        (["...", "d", "..."], "a\nb\nc", False),
+        ([" +10.156 s  worker 2"], "   +12.001 s  worker 1", True),
+        ([" +10.156 s  worker 2"], "   +70.001 s  worker 1", False),
+    ],
+)
+def test_shown_output_is_compared_line_by_line(shown: list[str], actual: str, found: bool):
+    assert (difference(shown, actual) is None) is found
+
+
+@pytest.mark.slow
+def test_the_tutorial_suits_strict_type_checks(tmp_path: Path):
+    files = [file.name for file in write_files(tmp_path, README) if not file.name.startswith("test_")]
+    line = [sys.executable, "-m", "mypy", "--strict", *files]
+    run = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert run.returncode == 0, run.stdout
+
+
 def test_the_tutorial_does_what_its_text_says(tmp_path: Path, cb_postgres: str, shop_dsn: str):
     folder = tmp_path / "a shop"
     folder.mkdir()
@@ -188,7 +215,7 @@ def test_the_examples_of_the_reference_pass(tmp_path: Path):
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    assert tests_in([tmp_path / "results.xml"]) == functions_of(files)
+    assert ran_in([tmp_path / "results.xml"]) == functions_of(files)
 
 
 def test_the_reference_lists_every_fixture_marker_option_and_ini_key(pytester: pytest.Pytester):

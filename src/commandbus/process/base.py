@@ -25,7 +25,8 @@ class BaseProcessManager(ABC):
     """A multi-step process: subclass it, declare its steps, say what each sends and what follows.
 
     The methods that decide (`create_initial_state` to `get_compensation_step`) are plain and free of side effects:
-    they are given all that they need, and may be asked again for the same reply.
+    they are given all that they need, and may be asked again for the same reply. Steps are given as members of
+    `step_class`: annotate them so.
     """
 
     process_type: ClassVar[str]
@@ -45,18 +46,18 @@ class BaseProcessManager(ABC):
         """Return the step to begin with."""
 
     @abstractmethod
-    def build_command(self, step: str, state: Any) -> ProcessCommand:
+    def build_command(self, step: Any, state: Any) -> ProcessCommand:
         """Return the command that carries out `step`, or that undoes one when `step` is a compensation."""
 
-    def update_state(self, state: Any, step: str, response: ProcessResponse) -> Any:
+    def update_state(self, state: Any, step: Any, response: ProcessResponse) -> Any:
         """Take what a step's command returned into the state: change it in place, or return a new one."""
         return None
 
     @abstractmethod
-    def get_next_step(self, current_step: str, response: ProcessResponse, state: Any) -> str | None:
+    def get_next_step(self, current_step: Any, response: ProcessResponse, state: Any) -> str | None:
         """Return the step after `current_step`, None when the process is complete."""
 
-    def get_compensation_step(self, step: str) -> str | None:
+    def get_compensation_step(self, step: Any) -> str | None:
         """Return the step that undoes a completed `step`, None when there is nothing to undo."""
         return None
 
