@@ -22,5 +22,5 @@ cd downstream
 strict=(-p pytest_commandbus --strict-markers --strict-config -W error)
 echo "--- as $(id -un), $("$environment/bin/python" --version)"
 "$environment/bin/python" -m pytest "${strict[@]}"
-PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 "$environment/bin/python" -m pytest "${strict[@]}" -p pytest_asyncio.plugin
+PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 "$environment/bin/python" -m pytest "${strict[@]}"
 "$environment/bin/python" -m pytest "${strict[@]}" -n 4 --cb-load=5000
