@@ -7,32 +7,30 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg import AsyncConnection, sql
+from psycopg import AsyncConnection
 
 from commandbus.auditor import audit
 from commandbus.migrate import migrate
-from pytest_commandbus.postgres.server import EmbeddedPostgres
 from tests.integration.audit_damages import DAMAGES, Damage
 from tests.integration.audit_patches import PATCHES, Patch
 from tests.integration.bus_history import Bus, write_history
+from tests.integration.servers import Server
 
 
 @dataclass(frozen=True)
 class Templates:
     """Two sound databases to copy: one with the history, one that is only migrated."""
 
-    server: EmbeddedPostgres
+    server: Server
     history: str
     fresh: str
     bus: Bus
 
 
 @pytest.fixture(scope="module")
-def templates(postgres_server: EmbeddedPostgres) -> Templates:
-    with psycopg.connect(postgres_server.dsn(), autocommit=True) as conn:
-        conn.execute("CREATE DATABASE audit_fresh")
-        migrate(postgres_server.dsn("audit_fresh"))
-        conn.execute("CREATE DATABASE audit_history TEMPLATE audit_fresh")
+def templates(postgres_server: Server) -> Templates:
+    migrate(postgres_server.create("audit_fresh"))
+    postgres_server.create("audit_history", "audit_fresh")
     with psycopg.connect(postgres_server.dsn("audit_history"), autocommit=True) as conn:
         bus = Bus(conn)
         write_history(bus)
@@ -42,14 +40,8 @@ def templates(postgres_server: EmbeddedPostgres) -> Templates:
 @pytest.fixture
 def copy(templates: Templates) -> Iterator[Callable[[str], str]]:
     """Make a database of this test's own of one of the templates; returns its DSN."""
-    with psycopg.connect(templates.server.dsn(), autocommit=True) as conn:
-
-        def make(template: str) -> str:
-            conn.execute(sql.SQL("CREATE DATABASE mutant TEMPLATE {}").format(sql.Identifier(template)))
-            return templates.server.dsn("mutant")
-
-        yield make
-        conn.execute("DROP DATABASE IF EXISTS mutant WITH (FORCE)")
+    yield lambda template: templates.server.create("mutant", template)
+    templates.server.drop("mutant")
 
 
 async def broken_rules(dsn: str, *, liveness: bool = False) -> dict[str, list[str]]:

@@ -71,7 +71,7 @@ class Intake:
         worker stops.
         """
         runs: list[Pending] = []
-        unmeasured: Counter[str] = Counter()
+        unmeasured = Counter({name: n for name, n in self.slots.by_type.items() if name not in self.slots.durations})
         excess: list[Claimed] = []
         for claimed in claims:
             if claimed.command_type not in self.slots.durations:
@@ -158,6 +158,7 @@ class Claiming:
         self._after = 0
         self._full_scan_at = 0.0
         self._is_stopping = False
+        self._has_released = False
 
     def wake(self) -> None:
         """Something may be due."""
@@ -195,7 +196,7 @@ class Claiming:
         if now >= self._full_scan_at:
             self._after, self._full_scan_at = 0, now + _FULL_SCAN
         count = await self._claim_after(limit)
-        if count < limit and self._after > 0 and not self._is_stopping:
+        if count < limit and self._after > 0 and not (self._is_stopping or self._has_released):
             self._after, self._full_scan_at = 0, now + _FULL_SCAN
             count += await self._claim_after(limit - count)
         return count
@@ -218,6 +219,7 @@ class Claiming:
         if not claims:
             return 0
         self._after = claims[0].seq - 1
+        self._has_released = False
         self.highest = max(self.highest, claims[-1].seq)
         self._counts.claimed += len(claims)
         excess = await intake.take(claims, claimed_at)
@@ -225,7 +227,8 @@ class Claiming:
             await self._conn.retrying(
                 lambda conn: queue.release(conn, settlement.domain, settlement.worker_id, excess), "release"
             )
-            return 0  # what was released is for others first
+            self._has_released = True  # for others first: whoever claims at once would only get it back
+            return 0
         return len(claims)
 
     async def _sleep(self) -> None:
