@@ -15,6 +15,8 @@
 -- Sets come in as one JSON parameter, read once by json_to_recordset. PostgreSQL has no statistics for such
 -- sets, so the plans are pinned to nested loops over the primary keys; what a row is
 -- compared with comes out of the set too (the worker), since a constant would tempt the planner to begin at the queue.
+-- Where the first rows of a domain are sought, = ANY and the order by domain leave only the index on (domain, seq): with
+-- a plain = the planner may go by seq alone, past the backlog of every other domain, or sort the whole backlog.
 
 CREATE FUNCTION commandbus.enqueue(p_commands json) RETURNS integer
 LANGUAGE plpgsql
@@ -87,6 +89,7 @@ RETURNS TABLE (
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
+SET enable_sort = off
 AS $$
 DECLARE
     v_now timestamptz := commandbus.now();
@@ -107,10 +110,10 @@ BEGIN
     RETURN QUERY
     WITH due AS (
         SELECT q.seq FROM commandbus.queue q
-         WHERE q.domain = p_domain AND q.seq > p_after
+         WHERE q.domain = ANY (ARRAY[p_domain]) AND q.seq > p_after
            AND (q.worker_id IS NULL
                 OR (q.lease_until <= v_now AND q.lost_leases + 1 < q.max_attempts))
-         ORDER BY q.seq LIMIT p_limit FOR UPDATE SKIP LOCKED
+         ORDER BY q.domain, q.seq LIMIT p_limit FOR UPDATE SKIP LOCKED
     ), leased AS (
         UPDATE commandbus.queue q
            SET epoch = q.epoch + 1, lost_leases = q.lost_leases + (q.worker_id IS NOT NULL)::integer,
@@ -351,6 +354,7 @@ CREATE FUNCTION commandbus.sweep(p_domain text, p_upto bigint) RETURNS integer
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
+SET enable_sort = off
 AS $$
 DECLARE
     v_now      timestamptz := commandbus.now();
@@ -358,9 +362,9 @@ DECLARE
 BEGIN
     WITH lost AS (
         SELECT q.seq FROM commandbus.queue q
-         WHERE q.domain = p_domain AND (p_upto IS NULL OR q.seq <= p_upto)
+         WHERE q.domain = ANY (ARRAY[p_domain]) AND q.seq <= coalesce(p_upto, 9223372036854775807)
            AND q.worker_id IS NOT NULL AND q.lease_until <= v_now AND q.lost_leases + 1 >= q.max_attempts
-         ORDER BY q.seq FOR UPDATE SKIP LOCKED
+         ORDER BY q.domain, q.seq FOR UPDATE SKIP LOCKED
     ), swept AS (
         DELETE FROM commandbus.queue q USING lost WHERE q.seq = lost.seq RETURNING q.*
     )
