@@ -1,7 +1,7 @@
 """Test databases: each test gets a freshly migrated one, cloned from a template that is made once, or reset to it.
 
-On the server stand only names of ours: `cb_template_<hash>`, made once for these migrations and kept, and
-`cb_<run>_...`, each marked with its run by a comment. A run holds an advisory lock while it lives, so that
+On the server stand only names of ours: `cb_template_<hash>`, made once for these migrations and this role and kept,
+and `cb_<run>_...`, each marked with its run by a comment. A run holds an advisory lock while it lives, so that
 what a dead run left can be told and dropped.
 """
 
@@ -71,7 +71,9 @@ class Databases:
             raise PostgresError(f"the run id {run_id!r} has no letter a-z or digit: it becomes part of names")
         self._prepare = prepare
         self._strategy = strategy
-        self._template = f"cb_template_{template_hash(migrations, version)}"
+        self._migrations = migrations
+        self._version = version
+        self._template = ""
         self._mark = RUN_MARK + self._run
         self._prefix = f"cb_{self._run}_{secrets.token_hex(3)}"
         self._numbers = itertools.count(1)
@@ -162,6 +164,8 @@ class Databases:
         if self._joined and self._admin.connected:
             return
         self._admin.rows(databases_sql.LOCK_SHARED, key=lock_key(self._mark))
+        role = str(self._admin.rows(databases_sql.ROLE)[0][0])
+        self._template = f"cb_template_{template_hash(self._migrations, self._version, role)}"
         self._ensure_template()
         self._joined = True
 
@@ -292,9 +296,12 @@ class Databases:
         return None
 
 
-def template_hash(migrations: Sequence[Path], version: str = "") -> str:
-    """Return the name of what these migrations build: 16 hexadecimal digits of their names and contents."""
-    digest = hashlib.blake2b(repr(version).encode(), digest_size=8)
+def template_hash(migrations: Sequence[Path], version: str = "", role: str = "") -> str:
+    """Return the name of what these migrations build: 16 hexadecimal digits of their names and contents.
+
+    role: owns what they build; another role could not use it.
+    """
+    digest = hashlib.blake2b(repr((version, role)).encode(), digest_size=8)
     for path in migrations:
         for file in sorted(path.rglob("*.sql")) if path.is_dir() else [path]:
             digest.update(repr((file.name, file.read_bytes())).encode())

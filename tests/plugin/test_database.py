@@ -315,7 +315,7 @@ def test_a_template_that_was_left_half_made_is_made_anew(server: EmbeddedPostgre
     with Databases(server.dsn(), "run4", prepare=fail) as stock, pytest.raises(RuntimeError, match="migration 3"):
         stock.acquire()
     assert databases(admin, "cb_template_") == []
-    admin.create(f"cb_template_{template_hash([])}")  # as a process killed amid its migrations leaves it
+    admin.create(f"cb_template_{template_hash([], role='postgres')}")  # as a process leaves it that was killed there
     with Databases(server.dsn(), "run4", prepare=prepare) as stock:
         assert items(stock.acquire()) == []
 
@@ -326,6 +326,7 @@ def test_the_template_is_named_by_its_migrations(tmp_path: Path) -> None:
     assert template_hash([tmp_path]) == first
     assert template_hash([tmp_path / "V001__a.sql"]) == first
     assert template_hash([tmp_path], version="2") != first
+    assert template_hash([tmp_path], role="tester") != first
     (tmp_path / "V001__a.sql").write_text("SELECT 2")
     second = template_hash([tmp_path])
     (tmp_path / "V001__a.sql").rename(tmp_path / "V002__a.sql")
@@ -344,6 +345,24 @@ def test_a_role_that_is_no_superuser_is_enough(server: EmbeddedPostgres, admin: 
             assert "canary-77" not in repr(database)
             stock.release(database)
     assert databases(admin, "cb_run5") == []
+
+
+def test_roles_that_share_a_server_do_not_meet(
+    server: EmbeddedPostgres, admin: Admin, caplog: pytest.LogCaptureFixture
+) -> None:
+    dsns = {role: psycopg.conninfo.make_conninfo(server.dsn(), user=role) for role in ("one", "two")}
+    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+        for role in dsns:
+            connection.execute(psycopg.sql.SQL("CREATE ROLE {} LOGIN CREATEDB").format(psycopg.sql.Identifier(role)))
+    dead = {role: _dead_run(dsn) for role, dsn in dsns.items()}
+    for role, dsn in dsns.items():
+        with Databases(dsn, f"run{role}", version="2", prepare=prepare) as stock:
+            add_item(stock.acquire(), role)
+            wait_until(lambda role=role: dead[role] not in databases(admin, "cb_dead"))  # type: ignore[misc]
+        if role == "one":
+            assert databases(admin, "cb_dead") == [dead["two"]]
+    assert len(databases(admin, "cb_template_")) == 4
+    assert caplog.text == ""
 
 
 def test_close_after_the_server_died_raises_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -15,13 +15,17 @@ RENAME: LiteralString = "ALTER DATABASE {name} RENAME TO {new_name}"
 DROP: LiteralString = "DROP DATABASE IF EXISTS {name} WITH (FORCE)"
 MARK: LiteralString = "COMMENT ON DATABASE {name} IS {mark}"
 
+ROLE: LiteralString = "SELECT current_user"
+
 # A template is complete once it is sealed.
 IS_SEALED: LiteralString = "SELECT datistemplate FROM pg_database WHERE datname = %(name)s"
 MARK_OF: LiteralString = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %(name)s"
+# Only those that this role may drop: other roles have their own on a shared server.
 MARKED: LiteralString = """
 SELECT datname, shobj_description(oid, 'pg_database') AS mark
 FROM pg_database
 WHERE starts_with(datname, 'cb_') AND starts_with(shobj_description(oid, 'pg_database'), %(prefix)s)
+  AND pg_has_role(datdba, 'USAGE')
 ORDER BY datname
 """
 # What a test may have done to the database from outside its tables, and since when its counters count: cleared by
