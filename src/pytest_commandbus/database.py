@@ -11,6 +11,7 @@ import logging
 import re
 import secrets
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from .postgres import databases_sql
-from .postgres.admin import Admin, lock_key
+from .postgres.admin import RUN_MARK, Admin, lock_key
 from .postgres.dsn import Dsn, with_database
 from .postgres.errors import PostgresError
 from .postgres.reset import Snapshot, reset, take_snapshot
@@ -27,10 +28,13 @@ from .postgres.reset import Snapshot, reset, take_snapshot
 SPARES = 2
 """How many clones wait ready for the next tests."""
 
-RUN_MARK = "pytest-commandbus run "
+LAST_SECONDS = 5.0
+"""How long the last process of a run waits for the others to end."""
+
 KEPT_MARK = "pytest-commandbus kept, run "
 _LOG = logging.getLogger(__name__)
 _MOST_UNDROPPED = 8
+_POLL_SECONDS = 0.05
 
 Task = Literal["reset", "clone", "drop", "sweep", "end"]
 Strategy = Literal["file_copy", "wal_log"]
@@ -136,8 +140,11 @@ class Databases:
                 self._admin.clone(name, self._template, self._strategy, self._mark)
         return Database(name, with_database(self._dsn, name))
 
-    def close(self) -> None:
-        """Drop what this process made; the last process of the run drops what they shared. Kept databases stay."""
+    def close(self, last: bool = False) -> None:
+        """Drop what this process made; the last process of the run drops what they shared. Kept databases stay.
+
+        last: the run ends with this process, so wait a little for the others, and drop what those left that died.
+        """
         import psycopg
 
         if self._closed:
@@ -151,7 +158,9 @@ class Databases:
             if self._joined:
                 for name in sorted(self._made - self._kept):
                     self._admin.drop(name)
-                self._leave_run()
+                self._admin.rows(databases_sql.UNLOCK_SHARED, key=lock_key(self._mark))
+            if self._joined or last:
+                drop_run(self._admin, self._mark, patience=LAST_SECONDS if last else 0.0)
         except psycopg.OperationalError:  # a server that is gone took them with it, or the next run sweeps them
             _LOG.warning("the databases of run %s could not be dropped", self._run, exc_info=True)
         finally:
@@ -168,10 +177,6 @@ class Databases:
         self._template = f"cb_template_{template_hash(self._migrations, self._version, role)}"
         self._ensure_template()
         self._joined = True
-
-    def _leave_run(self) -> None:
-        self._admin.rows(databases_sql.UNLOCK_SHARED, key=lock_key(self._mark))
-        drop_run(self._admin, self._mark)
 
     def _ensure_template(self) -> None:
         with self._admin.locked(self._template):
@@ -215,8 +220,11 @@ class Databases:
 
         admin = Admin(self._dsn)
         try:
+            # A clone that is under way when this process is killed is still made: the lock lasts as long.
+            admin.rows(databases_sql.LOCK_SHARED, key=lock_key(self._mark))
             while self._work(admin):
                 pass
+            admin.rows(databases_sql.UNLOCK_SHARED, key=lock_key(self._mark))
         except psycopg.Error:  # the next acquire works in the foreground, and raises what is wrong
             _LOG.warning("no more spare databases: the background session failed", exc_info=True)
         finally:
@@ -308,13 +316,18 @@ def template_hash(migrations: Sequence[Path], version: str = "", role: str = "")
     return digest.hexdigest()
 
 
-def drop_run(admin: Admin, mark: str) -> None:
-    """Drop all databases of a run, unless a process of it still lives; kept ones stay."""
-    with admin.tried(mark) as alone:
-        if alone:
-            for name, of_run in admin.marked(mark):
-                if of_run == mark:
-                    admin.drop(name)
+def drop_run(admin: Admin, mark: str, patience: float = 0.0) -> None:
+    """Drop all databases of a run, unless a process of it lives for `patience` seconds yet; kept ones stay."""
+    deadline = time.monotonic() + patience
+    while True:
+        with admin.tried(mark) as alone:
+            if alone:
+                for name, of_run in admin.marked(mark):
+                    if of_run == mark:
+                        admin.drop(name)
+        if alone or time.monotonic() > deadline:
+            return
+        time.sleep(_POLL_SECONDS)
 
 
 def drop_dead_runs(admin: Admin) -> None:

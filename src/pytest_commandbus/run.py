@@ -71,7 +71,7 @@ class Run:
         """Return the DSN of the run's server; the first to ask has it started, once a run, by the controller."""
         with self._lock:
             if not self._dsn:
-                if self._desk_address is not None and not self.options.is_dsn:
+                if self._desk_address is not None:
                     from .rendezvous import ask
 
                     self._dsn = ask(self._desk_address)
@@ -130,8 +130,11 @@ class Run:
 
     def close(self) -> None:
         """End what the run started; with kept databases the server goes on."""
+        controls = self._desk is not None  # xdist workers, and those that close too slowly are ended
+        if controls and self.options.is_dsn and self.dsn_if_known:
+            self.databases()
         if self._databases is not None:
-            self._databases.close()
+            self._databases.close(last=controls and self.options.is_dsn)
             self._databases = None
         if self._desk is not None:
             self._desk.close()

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -245,8 +246,23 @@ def test_the_shared_database_lives_until_the_last_process_of_the_run(server: Emb
     assert databases(admin, "cb_run3") == []
 
 
+def test_the_last_process_of_a_run_waits_for_the_others_and_drops_what_they_left(
+    server: EmbeddedPostgres, admin: Admin
+) -> None:
+    last = Databases(server.dsn(), "dead", prepare=prepare)
+    closing = threading.Thread(target=last.close, kwargs={"last": True})
+    with _run_to_kill(server.dsn()) as left:
+        closing.start()
+        closing.join(0.2)
+        assert closing.is_alive()
+        assert left in databases(admin, "cb_dead")
+    closing.join(DEADLINE_SECONDS)
+    assert databases(admin, "cb_dead") == []
+
+
 def test_only_databases_of_dead_runs_with_our_mark_are_swept(server: EmbeddedPostgres, admin: Admin) -> None:
     admin.create("cb_run1_sales")  # a name like ours, but somebody else's
+    admin.create("cb_killed_0a1b2c_7")  # made by a process that was killed before it could mark it
     dead = _dead_run(server.dsn())
     kept = Databases(server.dsn(), "runk", prepare=prepare)
     evidence = kept.acquire()
@@ -258,12 +274,19 @@ def test_only_databases_of_dead_runs_with_our_mark_are_swept(server: EmbeddedPos
     ):
         living = alive.acquire()
         new.acquire()
-        wait_until(lambda: dead not in databases(admin, "cb_"))
+        wait_until(lambda: not {dead, "cb_killed_0a1b2c_7"} & set(databases(admin, "cb_")))
         assert {"cb_run1_sales", living.name, evidence.name} <= set(databases(admin, "cb_"))
 
 
 def _dead_run(dsn: str) -> str:
     """Return the name of a database whose run was killed."""
+    with _run_to_kill(dsn) as name:
+        return name
+
+
+@contextmanager
+def _run_to_kill(dsn: str) -> Iterator[str]:
+    """The name of a database whose run, "dead", lives within the block and is killed at its end."""
     script = (
         "import sys; from pytest_commandbus.database import Databases\n"
         "print(Databases(sys.argv[1], 'dead', prepare=lambda dsn: None).acquire().name, flush=True); input()"
@@ -272,9 +295,8 @@ def _dead_run(dsn: str) -> str:
         [sys.executable, "-c", script, dsn], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        name = process.stdout.readline().strip()
+        yield process.stdout.readline().strip()
         process.send_signal(signal.SIGKILL)
-    return name
 
 
 def _prepare_slowly(dsn: str) -> None:

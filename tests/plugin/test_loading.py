@@ -1,5 +1,6 @@
 """How the plugin is loaded, and what it costs a suite that does not use it."""
 
+import psycopg
 import pytest
 
 from .conftest import Suite
@@ -65,6 +66,23 @@ def test_under_xdist_the_server_is_started_once_and_only_when_needed(suite: Suit
     written = list(suite.pytester.path.glob("dsn-gw*"))
     assert {path.name.split("-")[1] for path in written} == {"gw0", "gw1"}
     assert len({path.read_text() for path in written}) == 1
+
+
+def test_the_controller_drops_what_a_worker_left_that_died(suite: Suite):
+    suite.write(
+        """
+        import os, pathlib, signal
+
+        def test_it(cb_database):
+            pathlib.Path("name").write_text(cb_database.name)
+            os.kill(os.getpid(), signal.SIGKILL)
+        """
+    )
+    suite.run_process("-n1", "--max-worker-restart=0").stdout.fnmatch_lines(["*worker 'gw0' crashed*"])
+    run = "_".join((suite.pytester.path / "name").read_text().split("_")[:2])
+    with psycopg.connect(suite.dsn) as connection:
+        left = connection.execute("SELECT datname FROM pg_database WHERE starts_with(datname, %s)", (run + "_",))
+        assert left.fetchall() == []
 
 
 def test_every_fixture_is_listed_with_a_docstring(suite: Suite):

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.sql import Composable
 
+RUN_MARK = "pytest-commandbus run "
+"""What the mark of a run's database begins with; its run follows."""
+
 SESSION_END_SECONDS = 0.2
 _POLL_SECONDS = 0.001
 
@@ -89,7 +92,8 @@ class Admin:
 
     def marked(self, prefix: str) -> list[tuple[str, str]]:
         """Return the databases whose mark begins so: (name, mark)."""
-        return [(name, mark) for name, mark in self.rows(databases_sql.MARKED, prefix=prefix)]
+        rows = self.rows(databases_sql.MARKED, prefix=prefix, run_mark=RUN_MARK)
+        return [(name, mark) for name, mark in rows]
 
     @contextmanager
     def locked(self, what: str) -> Iterator[None]:

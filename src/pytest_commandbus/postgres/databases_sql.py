@@ -20,12 +20,15 @@ ROLE: LiteralString = "SELECT current_user"
 # A template is complete once it is sealed.
 IS_SEALED: LiteralString = "SELECT datistemplate FROM pg_database WHERE datname = %(name)s"
 MARK_OF: LiteralString = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %(name)s"
-# Only those that this role may drop: other roles have their own on a shared server.
+# Only those that this role may drop: other roles have their own on a shared server. A clone whose process was killed
+# before it could mark it tells its run by its name.
 MARKED: LiteralString = """
-SELECT datname, shobj_description(oid, 'pg_database') AS mark
-FROM pg_database
-WHERE starts_with(datname, 'cb_') AND starts_with(shobj_description(oid, 'pg_database'), %(prefix)s)
-  AND pg_has_role(datdba, 'USAGE')
+SELECT datname, mark
+FROM (SELECT datname, datdba, coalesce(
+          shobj_description(oid, 'pg_database'),
+          %(run_mark)s || substring(datname FROM '^cb_([0-9a-z]+)_[0-9a-f]{6}_[0-9]+$')) AS mark
+      FROM pg_database WHERE starts_with(datname, 'cb_')) named
+WHERE starts_with(mark, %(prefix)s) AND pg_has_role(datdba, 'USAGE')
 ORDER BY datname
 """
 # What a test may have done to the database from outside its tables, and since when its counters count: cleared by
