@@ -83,7 +83,7 @@ class Listener:
                 _log.warning("listening on %s stopped, connecting again: %s", self._channel, error)
             if monotonic() - started > 2 * _LONGEST_DELAY:  # it had worked for a while
                 delay = _FIRST_DELAY
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311  jitter is no secret
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # jitter is no secret
             delay = min(2 * delay, _LONGEST_DELAY)
 
     async def _listen(self) -> None:

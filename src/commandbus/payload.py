@@ -29,6 +29,8 @@ _OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _NESTED = frozenset({dict, list})
 _PLAIN = _SCALARS | _NESTED
+_FLAT = _SCALARS - {float}  # nothing about these needs a look but the text
+_FEW = 1_000  # members, beyond which a walk is worth its time
 _CONTAINERS = (dict, list, tuple)
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,63}")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
@@ -72,23 +74,31 @@ def _dump_plain(data: dict[Any, Any]) -> bytes | None:
     """The common small payload, without a look at each value; None when anything about it needs one."""
     if type(data) is not dict:
         return None
+    is_flat = len(data) <= _FEW and _FLAT.issuperset(map(type, data.values()))
+    if not is_flat and not _is_plain(data):
+        return None
+    try:
+        raw = orjson.dumps(data, option=_OPTIONS)
+    except TypeError:
+        return None
+    return None if b"\\u0000" in raw else raw  # it may stand for the character that PostgreSQL cannot read back
+
+
+def _is_plain(data: dict[Any, Any]) -> bool:
+    """Whether all of it is of JSON's own types, of moderate size and depth."""
     containers: list[Any] = [data]
     members = 0
     for container in containers:  # it grows as they are found; their number also bounds the nesting
         values = container.values() if type(container) is dict else container
         members += len(values)
         kinds = set(map(type, values))
-        if members > 1_000 or len(containers) >= MAX_DEPTH or not kinds <= _PLAIN:
-            return None
+        if members > _FEW or len(containers) >= MAX_DEPTH or not kinds <= _PLAIN:
+            return False
         if float in kinds and not all(math.isfinite(value) for value in values if type(value) is float):
-            return None  # orjson writes NaN as null
+            return False  # orjson writes NaN as null
         if not kinds <= _SCALARS:
             containers += [value for value in values if type(value) in _NESTED]
-    try:
-        raw = orjson.dumps(data, option=_OPTIONS)
-    except TypeError:
-        return None
-    return None if b"\\u0000" in raw else raw  # it may stand for the character that PostgreSQL cannot read back
+    return True
 
 
 def _dump_checked(data: dict[Any, Any]) -> bytes:

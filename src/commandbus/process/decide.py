@@ -7,6 +7,7 @@ and its state stays as it was before the reply, whatever that code did to its ow
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -240,15 +241,23 @@ def _plan(
 
 def _member(manager: Manager, step: str) -> str:
     """Return a stored step as the manager declared it, so that `step is Step.SHIP` holds; an undeclared one as text."""
-    try:
-        return manager.step_class(step)
-    except (AttributeError, ValueError):
-        return step
+    step_class = getattr(manager, "step_class", None)
+    return step if step_class is None else _members(step_class).get(step, step)
+
+
+@lru_cache(maxsize=1_024)
+def _members(step_class: type[StrEnum]) -> dict[str, str]:
+    return {member.value: member for member in step_class}
 
 
 def _name(step: str) -> str:
     if not isinstance(step, str):
         raise TypeError(f"a step is a member of step_class, not {type(step).__name__}")
+    return _storable(step)
+
+
+@lru_cache(maxsize=1_024)
+def _storable(step: str) -> str:
     if sanitise_text(step, limit=_LONGEST_STEP) != step:
         raise ValueError(f"a step is text of at most {_LONGEST_STEP} characters that PostgreSQL can store")
     return str(step)

@@ -1,10 +1,10 @@
 """The values of processes. No SQL here."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import datetime
 from enum import StrEnum
-from functools import cache
+from functools import lru_cache
 from typing import Any, Protocol, Self, runtime_checkable
 from uuid import UUID
 
@@ -108,7 +108,7 @@ class ProcessAuditEntry:
     completed_at: datetime | None
 
 
-@cache
+@lru_cache(maxsize=1_024)
 def _field_names(state_class: type[Any]) -> tuple[str, ...]:
     return tuple(f.name for f in fields(state_class))
 
@@ -128,27 +128,44 @@ def _plain(value: Any) -> Any:
 
 def dump_state(state: Any) -> dict[str, Any]:
     """Give a state of any of the kinds above as a dict."""
-    if isinstance(state, dict):
-        return state
-    if hasattr(state, "to_dict"):
-        return dict(state.to_dict())
-    if hasattr(state, "model_dump"):
-        return dict(state.model_dump(mode="json"))
-    if is_dataclass(state) and not isinstance(state, type):
-        return {name: _plain(getattr(state, name)) for name in _field_names(type(state))}
+    return _dumper(type(state))(state)  # type: ignore[arg-type]  # every class is hashable
+
+
+@lru_cache(maxsize=1_024)
+def _dumper(state_class: type[Any]) -> Callable[[Any], dict[str, Any]]:
+    """Look once at what kind of state a class is."""
+    if issubclass(state_class, dict):
+        return lambda state: state
+    if hasattr(state_class, "to_dict"):
+        return lambda state: dict(state.to_dict())
+    if hasattr(state_class, "model_dump"):
+        return lambda state: dict(state.model_dump(mode="json"))
+    if is_dataclass(state_class):
+        names = _field_names(state_class)
+        return lambda state: {name: _plain(getattr(state, name)) for name in names}
     raise TypeError(
-        f"a process state of type {type(state).__name__} has no to_dict(); "
+        f"a process state of type {state_class.__name__} has no to_dict(); "
         "give it to_dict and from_dict, or make it a dataclass, a pydantic model or a dict"
     )
 
 
 def load_state(state_class: type[Any], data: dict[str, Any]) -> Any:
     """Make a state of `state_class` of what dump_state gave."""
+    return _loader(state_class)(data)  # type: ignore[arg-type]  # every class is hashable
+
+
+@lru_cache(maxsize=1_024)
+def _loader(state_class: type[Any]) -> Callable[[dict[str, Any]], Any]:
     if hasattr(state_class, "from_dict"):
-        return state_class.from_dict(data)
+        return state_class.from_dict  # type: ignore[no-any-return]
     if hasattr(state_class, "model_validate"):
-        return state_class.model_validate(data)
-    if is_dataclass(state_class):
-        known = _field_names(state_class)
-        return state_class(**{k: v for k, v in data.items() if k in known})
-    return state_class(data)
+        return state_class.model_validate  # type: ignore[no-any-return]
+    if not is_dataclass(state_class):
+        return state_class
+    known = frozenset(_field_names(state_class))
+
+    def load(data: dict[str, Any]) -> Any:
+        """Leave out what the class does not know (any more)."""
+        return state_class(**(data if data.keys() <= known else {k: v for k, v in data.items() if k in known}))
+
+    return load
