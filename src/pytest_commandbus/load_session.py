@@ -95,14 +95,16 @@ def skip_load_tests(config: pytest.Config, items: Iterable[pytest.Item]) -> None
 
 
 class ShardWatcher:
-    """A plugin of the controller, which learns from xdist workers when the items of a load test begin and end."""
+    """A plugin of the controller or only process, which learns when the items of a load test begin and end."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._lock = threading.Lock()
 
+    @pytest.hookimpl(trylast=True)
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        """Watch a load test from the first of its shards on."""
+        """Watch a load test from the first of its shards on; what pytest told before comes before its progress."""
+        self._config.get_terminal_writer().flush()
         if xdist.is_shard(nodeid):
             test = xdist.without_shard(nodeid)
             self._config.stash[SESSION].shard_begins(test, lambda: self._database(test))

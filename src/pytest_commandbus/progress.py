@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 BAR_INTERVAL = 0.25
-LINE_INTERVAL = 3.0
+LOOK_INTERVAL = 1.0
+LINE_SECONDS = 5.0
 FIRST_LOOK = 1.0
+LONGEST_PAUSE = 5.0
 PACE_SECONDS = 5.0
 MOST_OF_THE_TIME = 20
-"""A look at the database is followed by a pause at least this many times as long."""
+"""A look at the database is followed by a pause this many times as long, within LONGEST_PAUSE."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,13 @@ class Snapshot:
     def percentage(self) -> int:
         """How much of the run is done, 100 only when all of it is."""
         return self.done * 100 // self.total if self.total else 100
+
+    @property
+    def tenth(self) -> tuple[str, int]:
+        """What the run is doing, and how many tenths of that are done."""
+        doing = phase(self)
+        count = self.created if doing == "creating" else self.done
+        return doing, count * 10 // self.total if self.total else 10
 
 
 @dataclass(frozen=True)
@@ -78,15 +87,23 @@ def phase(snapshot: Snapshot) -> str:
     return "creating" if snapshot.created < snapshot.total and not snapshot.done else "running"
 
 
+def rates(snapshot: Snapshot, speed: Pace) -> list[str]:
+    """How fast the run goes: its processes once one has ended (or while they are created), and its commands."""
+    told = []
+    if snapshot.done or phase(snapshot) == "creating":
+        told.append(f"{number(speed.per_second)} processes/s")
+    if speed.commands_per_second:
+        told.append(f"{number(speed.commands_per_second)} commands/s")
+    return told
+
+
 def plain_line(name: str, snapshot: Snapshot, speed: Pace) -> str:
     """One line of progress for a log."""
     if phase(snapshot) == "creating":
         count = f"created {number(snapshot.created)} of {number(snapshot.total)}"
     else:
         count = f"{number(snapshot.done)} of {number(snapshot.total)} done ({snapshot.percentage} %)"
-    parts = [f"{name}: {count}", f"{number(speed.per_second)}/s"]
-    if speed.commands_per_second:
-        parts.append(f"{number(speed.commands_per_second)} commands/s")
+    parts = [f"{name}: {count}", *rates(snapshot, speed)]
     if speed.remaining is not None:
         parts.append(f"{seconds(speed.remaining)} left")
     if snapshot.parked:
@@ -109,18 +126,21 @@ class Display(Protocol):
 
 
 class PlainDisplay:
-    """A line every few seconds."""
+    """A line at each tenth of the run, and every few seconds between."""
 
-    interval = LINE_INTERVAL
+    interval = LOOK_INTERVAL
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._began = False
+        self._last: Snapshot | None = None
 
     def show(self, name: str, snapshot: Snapshot, speed: Pace) -> None:
-        """Write one line; the first begins on a line of its own."""
-        before = "" if self._began else "\n"
-        self._began = True
+        """Write one line if it is due; the first begins on a line of its own."""
+        last = self._last
+        if last is not None and snapshot.tenth == last.tenth and 0 <= snapshot.seconds - last.seconds < LINE_SECONDS:
+            return
+        before = "\n" if last is None else ""
+        self._last = snapshot
         self._stream.write(f"{before}commandbus: {plain_line(name, snapshot, speed)}\n")
         self._stream.flush()
 
@@ -148,7 +168,7 @@ class BarDisplay:
             self._task,
             completed=snapshot.created if creating else snapshot.done,
             description=f"{name}: {'creating' if creating else 'running'}",
-            rate=f"{number(speed.per_second)}/s, {number(speed.commands_per_second)} commands/s",
+            rate=", ".join(rates(snapshot, speed)),
             left=left,
             parked=f"{number(snapshot.parked)} parked" if snapshot.parked else "",
             refresh=True,
@@ -238,7 +258,8 @@ class Watch:
                 while not self._stopped.wait(pause):
                     began = time.monotonic()
                     self._show(self._look())
-                    pause = max(self._display.interval, MOST_OF_THE_TIME * (time.monotonic() - began))
+                    cost = time.monotonic() - began
+                    pause = min(max(self._display.interval, MOST_OF_THE_TIME * cost), LONGEST_PAUSE)
         finally:
             self._display.close()
             self._done()
