@@ -105,10 +105,11 @@ def test_a_watch_that_fails_ends_quietly_and_takes_its_bar_away() -> None:
 def test_the_first_line_begins_on_a_line_of_its_own() -> None:
     stream = io.StringIO()
     display = PlainDisplay(stream)
-    display.show("a", snapshot(100, 1), Pace(1, 0, None))
-    display.show("a", snapshot(200, 1), Pace(1, 0, None))
+    display.show("a", snapshot(100, 1), Pace(9, 0, None))
+    display.show("a", snapshot(200, 1), Pace(9, 0, None))
     assert stream.getvalue() == (
-        "\ncommandbus: a: 100 of 1,000 done (10 %), 1 processes/s\ncommandbus: a: 200 of 1,000 done (20 %), 1 processes/s\n"
+        "\ncommandbus: a: 100 of 1,000 done (10 %), 9 processes/s\n"
+        "commandbus: a: 200 of 1,000 done (20 %), 9 processes/s\n"
     )
 
 
