@@ -20,7 +20,10 @@ LINE = re.compile(r"^commandbus: test_orders: \d+ of 16 done \(\d+ %\)", re.MULT
 
 
 @pytest.mark.parametrize(("workers", "passed"), [("0", 1), ("1", 1), ("2", 2)])
-def test_without_a_terminal_there_are_lines(suite: Suite, workers: str, passed: int) -> None:
+def test_without_a_terminal_there_are_lines(
+    suite: Suite, workers: str, passed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # then lines could overtake what pytest has not written yet
     suite.write(SLOW)
     result = suite.run_process("--cb-load=16", f"-n{workers}", "-rA")
     result.assert_outcomes(passed=passed)
