@@ -36,7 +36,7 @@ BEGIN
         INSERT INTO commandbus.command (command_id, domain, command_type, payload, max_attempts, correlation_id,
                                         reply_to, batch_id, ordinal, process_id, step, visit, compensates,
                                         created_at, updated_at)
-        SELECT command_id, domain, command_type, payload, max_attempts, correlation_id,
+        SELECT command_id, domain, command_type, payload, max_attempts, coalesce(correlation_id, process_id),
                reply_to, batch_id, ordinal, process_id, step, visit, compensates, v_now, v_now
           FROM new
     ), queued AS (

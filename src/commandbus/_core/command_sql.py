@@ -76,15 +76,17 @@ class CommandParams:
     @staticmethod
     def planned(process_id: UUID, command: PlannedCommand) -> dict[str, Any]:
         """A process's next command."""
-        return {
+        row: dict[str, Any] = {
             "command_id": command.command_id,
             "domain": command.domain,
             "command_type": command.command_type,
             "payload": Fragment(command.payload),
-            "max_attempts": command.max_attempts,
-            "correlation_id": process_id,
             "process_id": process_id,
             "step": command.step,
             "visit": command.visit,
-            "compensates": command.compensates,
         }
+        if command.max_attempts is not None:
+            row["max_attempts"] = command.max_attempts
+        if command.compensates is not None:
+            row["compensates"] = command.compensates
+        return row
