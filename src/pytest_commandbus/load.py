@@ -195,7 +195,6 @@ class _LoadRun:
         if len(self._taken) == 1:
             order = self._order
             await self._runtime.ensure_workers(order.workers, order.concurrency, order.processes)
-            await self._ledger.add_workers(order.workers)
 
     @asynccontextmanager
     async def _beating(self) -> AsyncIterator[None]:

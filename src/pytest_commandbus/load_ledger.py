@@ -84,10 +84,6 @@ class LoadLedger:
         """Tell the others that these shards will not finish."""
         await self._do(load_sql.SHARDS_FAILED, shards=list(shards), error=error)
 
-    async def add_workers(self, workers: int) -> None:
-        """Count workers that were started for the run."""
-        await self._do(load_sql.ADD_WORKERS, workers=workers)
-
     async def states(self) -> list[ShardState]:
         """How all shards stand, those with an error first."""
         return [ShardState(*row) for row in await self._rows(load_sql.SHARDS)]

@@ -20,7 +20,8 @@ SAMPLES = 5
 class StepFigures(NamedTuple):
     """A row of the figures by step. step None: of all steps; outcome None: of all outcomes.
 
-    latency_ms: the quantiles p50, p95, p99. seconds: from the first attempt's begin to the last one's end.
+    latency_ms: the quantiles p50, p95, p99. seconds: from the first attempt's begin to the last one's end. workers: that
+    made the attempts.
     """
 
     step: str | None
@@ -28,6 +29,7 @@ class StepFigures(NamedTuple):
     attempts: int
     latency_ms: Sequence[float]
     seconds: float
+    workers: int
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,6 @@ class Measured:
 
     processes: int
     shards: int
-    workers: int
     skipped: float
     total_seconds: float
     created_seconds: float
@@ -52,7 +53,7 @@ class LoadResult:
 
     seed, processes, shards, workers, retries, in_troubleshooting, peak_backlog are numbers; *_seconds are wall time,
     run_seconds from the first attempt's begin to the last one's end; outcomes counts processes by status; steps has for
-    each step the outcomes of its attempts and their latency in ms. actual: what became of each process.
+    each step the outcomes of its attempts and their latency in ms; workers are those that made an attempt. actual: what became of each process.
     mismatches: the processes that ended otherwise than predicted, as text; empty when all are as their seed says.
     """
 
@@ -106,7 +107,7 @@ def figures(measured: Measured, *, seed: int, environment: Mapping[str, Any]) ->
         "seed": seed,
         "processes": measured.processes,
         "shards": measured.shards,
-        "workers": measured.workers,
+        "workers": overall.workers if overall is not None else 0,
         "created_seconds": round(measured.created_seconds, 3),
         "run_seconds": round(run_seconds, 3),
         "total_seconds": round(measured.total_seconds, 3),

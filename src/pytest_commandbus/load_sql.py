@@ -50,8 +50,6 @@ UPDATE e2e.load_shard SET error = %(error)s
  WHERE run = %(run)s AND shard = ANY(%(shards)s) AND finished_at IS NULL
 """
 
-ADD_WORKERS: LiteralString = "UPDATE e2e.load_run SET workers = workers + %(workers)s WHERE run = %(run)s"
-
 # How the shards of a run stand, those that have something to tell first.
 SHARDS: LiteralString = """
 SELECT shard, taken_at IS NOT NULL AS taken, finished_at IS NOT NULL AS finished, error,
@@ -85,7 +83,7 @@ SELECT r.processes AS total, members.created, members.done, members.parked,
 ANALYZE: LiteralString = "ANALYZE commandbus.process, commandbus.command, commandbus.event"
 
 RUN: LiteralString = """
-SELECT r.processes, r.shards, r.workers,
+SELECT r.processes, r.shards,
        extract(epoch FROM c.skipped - r.skipped_before)::double precision AS skipped,
        extract(epoch FROM s.finished_at - r.started_at)::double precision AS total_seconds,
        extract(epoch FROM s.creating)::double precision AS created_seconds,
@@ -113,7 +111,8 @@ WITH attempt AS (
     SELECT c.step,
            min(e.ts) FILTER (WHERE e.type = 'RECEIVED') AS began,
            max(e.ts) FILTER (WHERE e.type <> 'RECEIVED') AS ended,
-           max(e.type) FILTER (WHERE e.type <> 'RECEIVED') AS outcome
+           max(e.type) FILTER (WHERE e.type <> 'RECEIVED') AS outcome,
+           max(e.worker_id) AS worker_id
       FROM e2e.test_batch b
       JOIN commandbus.process p ON p.batch_id = b.batch_id
       JOIN commandbus.command c ON c.process_id = p.process_id
@@ -125,7 +124,8 @@ WITH attempt AS (
 SELECT a.step, a.outcome, count(*) AS attempts,
        percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (
            ORDER BY extract(epoch FROM a.ended - a.began)::double precision * 1000) AS latency_ms,
-       extract(epoch FROM max(a.ended) - min(a.began))::double precision AS seconds
+       extract(epoch FROM max(a.ended) - min(a.began))::double precision AS seconds,
+       count(DISTINCT a.worker_id) AS workers
   FROM attempt a
  WHERE a.outcome IS NOT NULL
  GROUP BY GROUPING SETS ((a.step, a.outcome), (a.step), ())

@@ -34,6 +34,7 @@ RESULT_KEYS = (
 )
 QUANTILES = ("p50", "p95", "p99")
 LABEL = 15
+LATENCY_IS = "latency: from the claim of an attempt to its outcome, waiting in the worker included"
 
 
 class ReportError(Exception):
@@ -48,6 +49,11 @@ def rate(count: float, seconds: float) -> float:
 def number(value: float) -> str:
     """1234.5 -> '1,234' and 3.456 -> '3.5': as many digits as a reader can use."""
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:,.1f}"
+
+
+def counted(count: float, one: str, many: str = "") -> str:
+    """1, 'shard' -> '1 shard'; 2, 'shard' -> '2 shards'; `many` where that is not `one` with an s."""
+    return f"{number(count)} {one if count == 1 else many or one + 's'}"
 
 
 def seconds(value: float) -> str:
@@ -73,9 +79,9 @@ def _counts(counts: Mapping[str, int]) -> str:
 def _head(result: Result) -> list[str]:
     created, ran = result["created_seconds"], result["run_seconds"]
     environment = result["environment"]
-    size = f"{number(result['processes'])} processes, {number(result['shards'])} shard(s)"
+    size = f"{counted(result['processes'], 'process', 'processes')}, {counted(result['shards'], 'shard')}"
     lines = [
-        f"{environment['test']}: {size}, {number(result['workers'])} worker(s), seed {result['seed']}",
+        f"{environment['test']}: {size}, {counted(result['workers'], 'worker')}, seed {result['seed']}",
         _labelled("created", f"{seconds(created)}, {number(rate(result['processes'], created))} processes/s"),
         _labelled(
             "run",
@@ -110,7 +116,10 @@ def _oracle(result: Result) -> list[str]:
     if not differing:
         return [_labelled("oracle", "equal: every process ended as its seed predicts")]
     samples = [f"    {sample}" for sample in environment.get("mismatch_samples", ())]
-    return [_labelled("oracle", f"NOT EQUAL: {number(differing)} process(es) ended otherwise, such as"), *samples]
+    return [
+        _labelled("oracle", f"NOT EQUAL: {counted(differing, 'process', 'processes')} ended otherwise, such as"),
+        *samples,
+    ]
 
 
 def _step_table(result: Result) -> list[str]:
@@ -121,7 +130,7 @@ def _step_table(result: Result) -> list[str]:
     for name, step in steps.items():
         figures = "".join(f"{_milliseconds(step['latency_ms'].get(q)):>9}" for q in QUANTILES)
         lines.append(f"    {name:<{max(width, LABEL - 2)}}{figures}   {_counts(step['outcomes'])}")
-    return lines
+    return [*lines, f"    ({LATENCY_IS})"]
 
 
 def _milliseconds(value: float | None) -> str:

@@ -14,6 +14,7 @@ _RETRIES = (0, 10, 70)  # seconds after which the attempts of the tutorial's ret
 _VOLATILE: Sequence[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = (
     (re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}\b"), "<id>"),
     (re.compile(r"\bworker \d+"), "worker <n>"),
+    (re.compile(r"\b\d+ workers?\b"), "<n> workers"),
     (re.compile(r"\b\d+(\.\d+)? s of waiting"), "<seconds> s of waiting"),
     (re.compile(r"^ +\+(\d+)\.\d{3} s", re.MULTILINE), lambda found: f"+{_retry(int(found[1]))} s"),
 )

@@ -106,7 +106,7 @@ def test_the_figures_of_a_run_agree_with_each_other(suite: Suite) -> None:
     result.stdout.fnmatch_lines(
         [
             "=* commandbus load *=",
-            f"test_it.py::test_orders: {COUNT} processes, 1 shard(s), *",
+            f"test_it.py::test_orders: {COUNT} processes, 1 shard, *",
             "*oracle*equal: every process ended as its seed predicts",
             "report: *out.json",
         ]
@@ -121,10 +121,22 @@ def test_a_plain_test_and_worker_processes(suite: Suite) -> None:
 def test_orders(cb_load):
     result = cb_load(OrderProcess, initial_data={"order": 5}, workers=2)
     assert result.actual == result.predict()
-    assert result.workers == 2
 """
     )
     suite.run_process("--cb-load=40", "--cb-seed=5").assert_outcomes(passed=1)
+
+
+def test_the_workers_told_are_those_that_took_part(suite: Suite) -> None:
+    suite.write(
+        """
+@pytest.mark.load
+async def test_orders(cb_load, cb_worker_pool):
+    async with cb_worker_pool(workers=3, concurrency=1, batch_size=1):
+        many = await cb_load(OrderProcess, initial_data={"slow": 0.3}, workers=7)
+        assert many.workers == 3
+"""
+    )
+    suite.run_process("--cb-load=6").assert_outcomes(passed=1)
 
 
 def test_a_second_run_of_a_test_rolls_anew_and_is_told_beside_the_first(suite: Suite) -> None:
@@ -157,7 +169,7 @@ async def test_orders(cb_load):
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(
         [
-            "*oracle*NOT EQUAL: 1 process(es) ended otherwise, such as",
+            "*oracle*NOT EQUAL: 1 process ended otherwise, such as",
             "*process 3: predicted COMPLETED (no failed), was WAITING_FOR_TSQ at ReserveStock (3 of *failed)",
         ]
     )

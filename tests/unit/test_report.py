@@ -48,7 +48,7 @@ def line(lines: list[str], beginning: str) -> str:
 
 def test_the_section_names_the_test_and_all_its_figures() -> None:
     lines = report.terminal_lines(result())
-    assert lines[0] == "tests/test_a.py::test_reports: 10,000 processes, 2 shard(s), 4 worker(s), seed 42"
+    assert lines[0] == "tests/test_a.py::test_reports: 10,000 processes, 2 shards, 4 workers, seed 42"
     assert line(lines, "created").split(maxsplit=1)[1] == "0.50 s, 20,000 processes/s"
     assert line(lines, "run").split(maxsplit=1)[1] == "4.00 s, 2,500 processes/s, 7,350 commands/s; 5.25 s in all"
     assert line(lines, "time skipped").endswith("6 min 10 s")
@@ -63,6 +63,19 @@ def test_the_section_names_the_test_and_all_its_figures() -> None:
         "COMPLETED 9,700, RETRY_SCHEDULED 41, MOVED_TO_TSQ 300",
     ]
     assert line(lines, "retries").split(maxsplit=1)[1] == "41; in troubleshooting 300; peak backlog 10,000"
+
+
+def test_one_is_not_told_as_many() -> None:
+    environment = {**result()["environment"], "mismatches": 1}
+    lines = report.terminal_lines(result(processes=1, shards=1, workers=1, environment=environment))
+    assert lines[0] == "tests/test_a.py::test_reports: 1 process, 1 shard, 1 worker, seed 42"
+    assert "NOT EQUAL: 1 process ended" in line(lines, "oracle")
+
+
+def test_the_section_says_what_latency_is() -> None:
+    lines = report.terminal_lines(result())
+    told = line(lines, "(latency: from the claim of an attempt to its outcome, waiting in the worker included)")
+    assert lines.index(told) == lines.index(line(lines, "Render")) + 1
 
 
 def test_columns_stand_under_their_heads() -> None:
@@ -83,7 +96,7 @@ def test_a_difference_from_the_oracle_is_told_with_samples() -> None:
         "mismatch_samples": ["process 7: predicted CANCELED, was COMPLETED"],
     }
     lines = report.terminal_lines(result(environment=environment))
-    assert "NOT EQUAL: 2 process(es)" in line(lines, "oracle")
+    assert "NOT EQUAL: 2 processes ended" in line(lines, "oracle")
     assert "    process 7: predicted CANCELED, was COMPLETED" in lines
     assert line(lines, "CANCELED").split() == ["CANCELED", "0", "301"]
 

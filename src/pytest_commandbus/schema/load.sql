@@ -7,7 +7,6 @@ CREATE TABLE e2e.load_run (
     batch_number   integer     NOT NULL,            -- of the batches of all its shards, see test_batch
     processes      integer     NOT NULL,
     shards         integer     NOT NULL,
-    workers        integer     NOT NULL DEFAULT 0,
     started_at     timestamptz NOT NULL,
     skipped_before interval    NOT NULL,            -- what the clock had skipped when the run began
     result         json                             -- the merged result, once the last shard has finished
