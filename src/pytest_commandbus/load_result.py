@@ -20,8 +20,8 @@ SAMPLES = 5
 class StepFigures(NamedTuple):
     """A row of the figures by step. step None: of all steps; outcome None: of all outcomes.
 
-    latency_ms: the quantiles p50, p95, p99. seconds: from the first attempt's begin to the last one's end. workers: that
-    made the attempts.
+    latency_ms: the quantiles p50, p95, p99. seconds: from the first attempt's begin to the last one's end.
+    workers: that made the attempts.
     """
 
     step: str | None
@@ -51,10 +51,11 @@ class Measured:
 class LoadResult:
     """What `await cb_load(...)` gives: the merged figures of all shards, named as in the JSON report.
 
-    seed, processes, shards, workers, retries, in_troubleshooting, peak_backlog are numbers; *_seconds are wall time,
-    run_seconds from the first attempt's begin to the last one's end; outcomes counts processes by status; steps has for
-    each step the outcomes of its attempts and their latency in ms; workers are those that made an attempt. actual: what became of each process.
-    mismatches: the processes that ended otherwise than predicted, as text; empty when all are as their seed says.
+    seed, processes, shards, workers (those that made an attempt), retries, in_troubleshooting, peak_backlog are
+    numbers; *_seconds are wall time, run_seconds from the first attempt's begin to the last one's end; outcomes counts
+    processes by status; steps has for each step the outcomes of its attempts and their latency in ms. actual: what
+    became of each process. mismatches: the processes that ended otherwise than predicted, as text; empty when all are
+    as their seed says.
     """
 
     seed: int
