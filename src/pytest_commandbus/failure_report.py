@@ -34,7 +34,7 @@ async def _batches(runtime: "Runtime") -> str:
         f"{batch.batch_id} of domain {batch.domain!r}, {describe(await batch.refresh())}" for batch in runtime.batches
     ]
     if runtime.clock.skipped:
-        lines.append(f"{runtime.clock.skipped:g} s of waiting were skipped")
+        lines.append(f"{runtime.clock.skipped:.2f} s of waiting were skipped")
     return "\n".join(lines)
 
 
@@ -69,7 +69,7 @@ def render_timeline(entries: "Sequence[TimelineEntry]") -> list[str]:
 
 def _line(entry: "TimelineEntry", seconds: float) -> str:
     parts: list[Any] = [
-        f"  {seconds:+10.3f} s",
+        f"  {seconds:+9.2f} s",
         entry.step + (f" (visit {entry.visit})" if entry.visit > 1 else ""),
         entry.event,
     ]

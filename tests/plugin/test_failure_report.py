@@ -41,11 +41,14 @@ def test_it_tells_seed_stats_and_timelines(suite: Suite):
             "* s of waiting were skipped",
             "*- commandbus: Order *",
             "process * of its batch: WAITING_FOR_TSQ in step TakePayment",
-            "*+0.000 s  ReserveStock  SENT",
+            "*+0.00 s  ReserveStock  SENT",
             "*TakePayment  MOVED_TO_TSQ  attempt 1  worker *  injected CHAOS_PERMANENT: chaos: injected permanent *",
         ]
     )
     assert len(parked(result)) == 3
+    text = result.stdout.str()
+    assert re.search(r"^\d+\.\d\d s of waiting were skipped$", text, re.MULTILINE)
+    assert all(re.fullmatch(r"\d+\.\d\d", seconds) for seconds in re.findall(r"\+(\S+) s  ", text))
 
 
 @pytest.mark.parametrize("arguments", [(), ("-n2",)], ids=["without xdist", "with xdist"])

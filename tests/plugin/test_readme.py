@@ -152,8 +152,8 @@ def test_every_relative_link_leads_somewhere():
         (["b", "..."], "a\nb\nc", False),
         (["...", "c", "b", "..."], "a\nb\nc", False),
         (["...", "d", "..."], "a\nb\nc", False),
-        ([" +10.156 s  worker 2"], "   +12.001 s  worker 1", True),
-        ([" +10.156 s  worker 2"], "   +70.001 s  worker 1", False),
+        ([" +10.16 s  worker 2"], "   +12.00 s  worker 1", True),
+        ([" +10.16 s  worker 2"], "   +70.00 s  worker 1", False),
     ],
 )
 def test_shown_output_is_compared_line_by_line(shown: list[str], actual: str, found: bool):
