@@ -341,3 +341,11 @@ def test_help_says_what_each_command_does(folder: Path, command: list[str]) -> N
     result = run(folder, *command, "--help")
     assert result.returncode == 0
     assert result.stdout.startswith(" ".join(["Usage: commandbus", *command]))
+
+
+def test_help_lists_the_commands_each_in_a_whole_line(folder: Path) -> None:
+    lines = run(folder, "--help").stdout.splitlines()
+    assert [line.split(maxsplit=1) for line in lines[lines.index("Commands:") + 1 :]] == [
+        ["migrate", "Bring the database's schema up to date."],
+        ["worker", "Run an application's workers until a signal."],
+    ]

@@ -11,7 +11,7 @@ from commandbus.cli.failures import Failure
 from commandbus.errors import CommandBusError
 
 
-@click.command()
+@click.command(short_help="Bring the database's schema up to date.")
 @dsn_option
 @click.option(
     "--folder",

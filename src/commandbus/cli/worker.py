@@ -12,7 +12,7 @@ from commandbus.cli.loading import load, load_app
 from commandbus.cli.serving import MiddlewareFactory, Serving, made_by, serve
 
 
-@click.command()
+@click.command(short_help="Run an application's workers until a signal.")
 @click.argument("application", metavar="MODULE:APP")
 @click.option(
     "--domain", "domains", multiple=True, help="Work for this domain only. Repeatable. [default: all of the app]"
