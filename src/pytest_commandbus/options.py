@@ -42,7 +42,7 @@ def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("commandbus", "commandbus: end-to-end, chaos and load tests")
     group.addoption(
         "--cb-postgres",
-        metavar="embedded|container|DSN",
+        metavar="embedded|DSN",
         help="PostgreSQL for the tests: 'embedded' (the default) starts one of its own, a DSN uses a running server",
     )
     group.addoption(
@@ -76,7 +76,7 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--cb-keep", action="store_true", help="keep the databases of failed tests and print a psql line for each"
     )
-    parser.addini("cb_postgres", "the default of --cb-postgres: embedded, container or a DSN", default="")
+    parser.addini("cb_postgres", "the default of --cb-postgres: embedded or a DSN", default="")
     parser.addini("cb_app", 'the App under test: "package.module:attribute"', default="")
     parser.addini(
         "cb_migrations", "folders of your own migrations, applied after those of the bus", type="paths", default=[]
@@ -90,7 +90,7 @@ def read_options(config: pytest.Config) -> Options:
     )
     if postgres not in POSTGRES_KINDS and "=" not in postgres and "://" not in postgres:
         raise pytest.UsageError(
-            f"--cb-postgres (or CB_POSTGRES, or ini cb_postgres): {postgres!r} is neither 'embedded' nor 'container' "
+            f"--cb-postgres (or CB_POSTGRES, or ini cb_postgres): {postgres!r} is neither 'embedded' "
             'nor a DSN such as "postgresql://user@localhost/postgres" or "host=localhost user=me"'
         )
     return Options(

@@ -33,7 +33,7 @@ def test_container_is_refused_with_what_to_use_instead() -> None:
 
 
 def test_a_misspelt_option_is_told_what_is_valid() -> None:
-    with pytest.raises(PostgresError, match="embeded is none of embedded, container, or a connection string"):
+    with pytest.raises(PostgresError, match="embeded is neither embedded nor a connection string"):
         resolve_server("embeded")
 
 

@@ -53,7 +53,7 @@ def resolve_server(option: str, durable: bool = False) -> Server:
         return Server(server.dsn(), server)
     if "=" not in option and "://" not in option:
         raise PostgresError(
-            f"--cb-postgres={option} is none of embedded, container, or a connection string "
+            f"--cb-postgres={option} is neither embedded nor a connection string "
             "such as postgresql://user@host/database"
         )
     return Server(_checked(option))
