@@ -292,8 +292,10 @@ class Runtime:
         await self.store_rules()
         bus = CommandBus(self.pool)
         number = self.next_batch_number()
-        batch_id = await bus.create_batch(domain, commands, name=name or self.item.name)
-        await BehaviorRepository(self.pool).number_batch(batch_id, number)
+        # Together, or workers that run already could roll for a batch that has no number yet.
+        async with self.pool.connection() as connection, connection.transaction():
+            batch_id = await bus.create_batch(domain, commands, name=name or self.item.name, conn=connection)
+            await BehaviorRepository().number_batch(batch_id, number, conn=connection)
         batch = CommandBatch(self, domain, batch_id, await bus.get_batch(domain, batch_id))
         self.batches.append(batch)
         if workers:
