@@ -7,6 +7,7 @@ import pytest
 from commandbus.process import ProcessStatus
 from pytest_commandbus.batch_handle import BatchParkedError, BatchTimeoutError
 from pytest_commandbus.chaos import CommandBehavior, RollKey, roll
+from pytest_commandbus.run import RUN
 
 from .conftest import Suite
 from .shop import OrderProcess, StrangerProcess
@@ -73,20 +74,22 @@ WAITS_FOR_A_LOCK = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation
 
 @pytest.mark.chaos(SendMail={"fail_permanent_pct": 50})
 async def test_workers_that_run_already_see_no_command_before_the_number_of_its_batch(
-    cb_command_batch, cb_worker_pool, cb_pool, _cb_runtime
+    cb_command_batch, cb_worker_pool, cb_pool, pytestconfig
 ):
     async with cb_worker_pool():
         async with cb_pool.connection() as holder, cb_pool.connection() as watcher:
             await holder.execute("LOCK TABLE e2e.test_batch IN SHARE MODE")  # its readers may go on
             creating = asyncio.create_task(cb_command_batch("mail", "SendMail", count=20, data={"to": "me"}))
+            waiting = (0,)
             async with asyncio.timeout(20):
-                while await (await watcher.execute(WAITS_FOR_A_LOCK)).fetchone() == (0,):
+                while waiting == (0,):
                     await asyncio.sleep(0.01)
+                    waiting = await (await watcher.execute(WAITS_FOR_A_LOCK)).fetchone()
             assert await (await watcher.execute("SELECT count(*) FROM commandbus.command")).fetchone() == (0,)
         batch = await creating
         await batch.wait()
-    behavior = CommandBehavior(fail_permanent_pct=50)
-    rolled = [roll(_cb_runtime.seed, RollKey(1, i, "SendMail", 1, 0), behavior).outcome for i in range(20)]
+    seed, behavior = pytestconfig.stash[RUN].seed, CommandBehavior(fail_permanent_pct=50)
+    rolled = [roll(seed, RollKey(1, i, "SendMail", 1, 0), behavior).outcome for i in range(20)]
     parked = [command.status == "IN_TROUBLESHOOTING_QUEUE" for command in await batch.commands()]
     assert parked == [outcome == "permanent" for outcome in rolled]
 
