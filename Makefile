@@ -49,7 +49,7 @@ format: $(STAMP)
 # `coverage run -m pytest` rather than pytest-cov: the plugin under test is imported before any other plugin could measure it.
 test: $(STAMP)
 	"$(BIN)/coverage" erase
-	"$(BIN)/coverage" run -m pytest -n $(JOBS) -m "not slow"
+	"$(BIN)/coverage" run -m pytest -n $(JOBS) --dist worksteal -m "not slow"
 	"$(BIN)/coverage" combine --quiet
 	"$(BIN)/coverage" report
 

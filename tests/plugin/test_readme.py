@@ -168,6 +168,7 @@ def test_the_tutorial_suits_strict_type_checks(tmp_path: Path):
     assert run.returncode == 0, run.stdout
 
 
+@pytest.mark.slow
 def test_the_tutorial_does_what_its_text_says(tmp_path: Path, cb_postgres: str, shop_dsn: str):
     folder = tmp_path / "a shop"
     folder.mkdir()

@@ -218,7 +218,7 @@ class Claiming:
         )
         if not claims:
             return 0
-        self._after = claims[0].seq - 1
+        self._after = claims[-1].seq
         self._has_released = False
         self.highest = max(self.highest, claims[-1].seq)
         self._counts.claimed += len(claims)
