@@ -159,7 +159,7 @@ async def test_a_server_that_refuses_for_a_while_is_asked_again_with_growing_del
 @pytest.mark.asyncio
 async def test_a_half_open_connection_is_noticed_by_the_heartbeat(migrated_dsn: str, tmp_path: Any) -> None:
     parts = psycopg.conninfo.conninfo_to_dict(migrated_dsn)
-    proxy = Proxy(f"{parts['host']}/.s.PGSQL.{parts['port']}")
+    proxy = Proxy(f"{parts['host']}/.s.PGSQL.{parts.get('port', 5432)}")
     server = await asyncio.start_unix_server(proxy.serve, tmp_path / ".s.PGSQL.5432")
     through_proxy = psycopg.conninfo.make_conninfo(migrated_dsn, host=str(tmp_path), port=5432)
     wakes: asyncio.Queue[None] = asyncio.Queue()
