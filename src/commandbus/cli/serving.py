@@ -102,7 +102,7 @@ def _spare_the_collector() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+    gc.set_threshold(100_000, 20, 50)
 
 
 def _worker(app: App, asked: Serving, pool: Pool, domain: str) -> Worker:

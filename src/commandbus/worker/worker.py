@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 
 from commandbus._core.connection import Connection, Pool
+from commandbus._core.queue_sql import Claimed
 from commandbus.errors import PoolTooSmallError
 from commandbus.executor import Executor
 from commandbus.handler import HandlerRegistry, Middleware
@@ -27,7 +28,7 @@ from commandbus.worker.upkeep import Upkeep
 
 _log = logging.getLogger(__name__)
 
-_LAST_CLAIM = 10.0  # seconds that stopping waits for the answer of a claim under way
+_LAST_WORDS = 10.0  # seconds that stopping tries to reach a database which is away
 KEPT_CONNECTIONS = 2  # of the pool, by each worker; the LISTEN connection is not one of the pool's
 
 
@@ -140,7 +141,6 @@ class Worker:
             claim_conn, intake, self.counts, self._policy.max_attempts, self._poll_interval, self._batch_size
         )
         settling.on_space, settling.on_delayed = claiming.look, claiming.wake
-        settling.on_delayed = claiming.wake  # a retry may be due before the next poll
         upkeep = Upkeep(claim_conn, worker_id, self.domain, slots, claiming, self.counts, self._lease)
 
         if self._stopping.is_set():
@@ -165,7 +165,7 @@ class Worker:
             for task in done - {stopping}:
                 task.result()  # an unasked end is an error: say which
             claiming.stop()
-            await asyncio.wait([claims], timeout=_LAST_CLAIM)
+            await asyncio.wait([claims], timeout=_LAST_WORDS)
             await _end(claims)
             await self._drain(slots, settling, upkeep)
         finally:
@@ -176,8 +176,12 @@ class Worker:
             await _end(stopping, *tasks)
 
     async def _drain(self, slots: Slots, settling: Settling, upkeep: Upkeep) -> None:
-        """Release what was not started, let the rest end, settle it, say good-bye."""
-        await upkeep.release(slots.take_pending())
+        """Release what was not started, let the rest end, settle it, say good-bye.
+
+        A database that is away does not hold the worker for ever: its leases run out by themselves.
+        """
+        await _try_for(_LAST_WORDS, upkeep.release(slots.take_pending()))
+        cut_off: list[Claimed] = []
         try:
             async with asyncio.timeout(self._stop_timeout):
                 await slots.drain()
@@ -185,10 +189,7 @@ class Worker:
             cut_off = [pending.claimed for pending in slots.running.values()]
             slots.cancel_all()
             await slots.drain()
-            await settling.flush()
-            await upkeep.release(cut_off)
-        await settling.flush()
-        await upkeep.say_goodbye()
+        await _try_for(_LAST_WORDS, _last_words(settling, upkeep, cut_off))
 
     async def _connect(self) -> Connection:
         """Open the LISTEN connection, which is not one of the pool's: it lasts as long as the worker."""
@@ -202,6 +203,21 @@ class Worker:
             kwargs = more if isinstance(more, dict) else await more
         options = {**(kwargs or {}), "autocommit": True}
         return await psycopg.AsyncConnection.connect(conninfo, **options)
+
+
+async def _last_words(settling: Settling, upkeep: Upkeep, cut_off: Sequence[Claimed]) -> None:
+    await settling.flush()
+    await upkeep.release(cut_off)
+    await upkeep.say_goodbye()
+
+
+async def _try_for(seconds: float, work: Awaitable[None]) -> None:
+    """Await `work`, but no longer than `seconds`."""
+    try:
+        async with asyncio.timeout(seconds):
+            await work
+    except TimeoutError:
+        _log.error("the database gave no answer for %g s; what is not settled comes back when its lease ends", seconds)
 
 
 async def _end(*tasks: asyncio.Task[None] | asyncio.Task[bool]) -> None:
