@@ -22,6 +22,7 @@ from commandbus.worker.slots import Pending, Slots
 _log = logging.getLogger(__name__)
 
 _PAUSE = 1.0  # seconds after a middleware failed
+_AHEAD = 1.0  # seconds of work that a worker may keep from idle ones
 _FULL_SCAN = 1.0  # seconds between claims that look at the whole queue, for expired leases and late commits
 
 
@@ -50,14 +51,14 @@ class Intake:
     def room(self, batch_size: int) -> int:
         """How many commands to claim now: 0 while enough are in hand.
 
-        No more than can be started within half a lease, by the slowest command type's mean duration; no more than the
-        slots while a type in hand, or any type, was not measured yet.
+        No more than can be started within half a lease, and within a second, by the slowest type's mean duration; no
+        more than the slots while a type in hand, or any type, was not measured yet.
         """
         size = self.slots.size
         durations = self.slots.durations
         target = size
         if durations and not self.slots.has_unmeasured:
-            by_time = size * self.lease / 2 / max(*durations.values(), 1e-6)
+            by_time = size * min(self.lease / 2, _AHEAD) / max(*durations.values(), 1e-6)
             target = max(size, min(2 * batch_size, int(by_time)))
         in_hand = self.slots.in_hand + self._settling.waiting
         if in_hand >= target or (in_hand >= size and in_hand > target // 2):

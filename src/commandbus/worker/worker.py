@@ -52,7 +52,7 @@ class Worker:
         visibility_timeout: float = 30.0,
         retry_policy: RetryPolicy | None = None,
         poll_interval: float = 1.0,
-        batch_size: int = 500,
+        batch_size: int = 1_000,
         middleware: Sequence[Middleware] = (),
         listen: bool = True,
     ) -> None:
