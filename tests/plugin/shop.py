@@ -86,3 +86,10 @@ async def send_mail(command: Any, context: Any) -> dict[str, Any]:
         print("the mail server is on fire", flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     return {"sent": to}
+
+
+# the same shop, which tries once more: then the third wait of its schedule is due, too
+persistent = App(retry_policy=RetryPolicy(max_attempts=4, backoff_schedule=[10, 60, 300]), name="persistent shop")
+persistent.add_process(OrderProcess)
+for registered in app.registry:
+    persistent.registry.add(registered.domain, registered.command_type, registered.function)
