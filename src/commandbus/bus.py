@@ -66,6 +66,8 @@ class CommandBus:
 
         Raises DuplicateCommandError for the first id that is stored already; the chunks before it stay.
         """
+        if chunk_size < 1:
+            raise ValueError(f"chunk_size must be at least 1, not {chunk_size}")
         count = 0
         for chunk in _chunks(requests, chunk_size):
             async with transaction(self._pool, None) as own:

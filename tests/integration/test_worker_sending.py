@@ -98,6 +98,11 @@ async def test_a_duplicate_within_one_send_batch_is_told(bench: Bench) -> None:
     assert await stored(bench) == 0
 
 
+async def test_a_send_batch_in_chunks_of_nothing_is_refused(bench: Bench) -> None:
+    with pytest.raises(ValueError, match="chunk_size must be at least 1, not 0"):
+        await bench.bus.send_batch([SendRequest(bench.domain, "Ok", uuid4(), {})], chunk_size=0)
+
+
 async def test_send_batch_commits_chunk_by_chunk(bench: Bench) -> None:
     known = await bench.send("Ping")
     ids = [*(uuid4() for _ in range(5)), known]
