@@ -37,7 +37,7 @@ async def test_a_rolled_timeout_takes_no_real_time(cb_process_batch):
     assert {c for c in [e.code for e in await batch.timeline((await batch.processes())[0].process_id)] if c} == {
         "TIMEOUT"
     }
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
 
 
 async def test_without_chaos_time_is_real(cb_process_batch, cb_clock):
