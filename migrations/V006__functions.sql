@@ -76,10 +76,11 @@ BEGIN
 END
 $$;
 
--- Leases up to p_limit due commands with seq > p_after, in seq order. A row of an expired lease is taken over,
--- and counted as a lost lease, unless that was its last one (sweep parks those).
+-- Leases up to p_limit due commands with seq > p_after, in seq order: of the one type p_only, or of all but p_except.
+-- A row of an expired lease is taken over, and counted as a lost lease, unless that was its last one (sweep parks those).
 CREATE FUNCTION commandbus.claim(
-    p_domain text, p_worker integer, p_limit integer, p_lease interval, p_max_attempts integer, p_after bigint)
+    p_domain text, p_worker integer, p_limit integer, p_lease interval, p_max_attempts integer, p_after bigint,
+    p_only text DEFAULT NULL, p_except text[] DEFAULT NULL)
 RETURNS TABLE (
     seq bigint, epoch integer, failures integer, past_failures integer, lost_leases integer, max_attempts integer,
     lease_until timestamptz, command_id uuid, command_type text, payload text, correlation_id uuid, reply_to text,
@@ -113,6 +114,8 @@ BEGIN
          WHERE q.domain = ANY (ARRAY[p_domain]) AND q.seq > p_after
            AND (q.worker_id IS NULL
                 OR (q.lease_until <= v_now AND q.lost_leases + 1 < q.max_attempts))
+           AND (p_only IS NULL OR q.command_type = p_only)
+           AND (p_except IS NULL OR q.command_type <> ALL (p_except))
          ORDER BY q.domain, q.seq LIMIT p_limit FOR UPDATE SKIP LOCKED
     ), leased AS (
         UPDATE commandbus.queue q

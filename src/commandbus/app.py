@@ -24,9 +24,11 @@ class App:
         self.registry = HandlerRegistry()
         self._factories: list[ManagerFactory] = []
 
-    def handler(self, domain: str, command_type: str) -> Callable[[_Declared], _Declared]:
-        """Declare a function as the handler of a command type of a domain."""
-        return self.registry.handler(domain, command_type)
+    def handler(
+        self, domain: str, command_type: str, *, max_concurrency: int | None = None
+    ) -> Callable[[_Declared], _Declared]:
+        """Declare a function as the handler of a command type; with `max_concurrency`, so many at a time, a worker."""
+        return self.registry.handler(domain, command_type, max_concurrency=max_concurrency)
 
     def add_process(self, factory: ManagerFactory) -> None:
         """Add a process manager: its class, or what makes one when called with the pool."""

@@ -107,11 +107,18 @@ class RegisteredHandler:
     function: HandlerFunction
     is_async: bool
     name: str
+    max_concurrency: int | None = None
 
 
-def handler(*, domain: str, command_type: str) -> Callable[[_Declared], _Declared]:
-    """Declare a function or method as a handler, to be found by register or register_instance."""
-    key = (check_name(domain, "domain"), check_name(command_type, "command type"))
+def handler(
+    *, domain: str, command_type: str, max_concurrency: int | None = None
+) -> Callable[[_Declared], _Declared]:
+    """Declare a function or method as a handler, to be found by register or register_instance.
+
+    With `max_concurrency` each worker runs at most so many of them at a time; commands of other types are claimed and
+    handled meanwhile.
+    """
+    key = (check_name(domain, "domain"), check_name(command_type, "command type"), _check_cap(max_concurrency))
 
     def declare(function: _Declared) -> _Declared:
         setattr(function, _DECLARATION, key)
@@ -126,16 +133,23 @@ class HandlerRegistry:
     def __init__(self) -> None:
         self._handlers: dict[tuple[str, str], RegisteredHandler] = {}
 
-    def handler(self, domain: str, command_type: str) -> Callable[[_Declared], _Declared]:
-        """Declare and register a function as the handler of a command type."""
+    def handler(
+        self, domain: str, command_type: str, *, max_concurrency: int | None = None
+    ) -> Callable[[_Declared], _Declared]:
+        """Declare and register a function as the handler of a command type.
+
+        With `max_concurrency` each worker runs at most so many of them at a time.
+        """
 
         def add(function: _Declared) -> _Declared:
-            self.add(domain, command_type, function)
+            self.add(domain, command_type, function, max_concurrency=max_concurrency)
             return function
 
         return add
 
-    def add(self, domain: str, command_type: str, function: HandlerFunction) -> None:
+    def add(
+        self, domain: str, command_type: str, function: HandlerFunction, *, max_concurrency: int | None = None
+    ) -> None:
         """Register `function(command, context)`; raises TypeError when it cannot be called so.
 
         Raises HandlerAlreadyRegisteredError for a second one.
@@ -150,7 +164,7 @@ class HandlerRegistry:
         _check_parameters(function, name)
         called = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
         self._handlers[key] = RegisteredHandler(
-            domain, command_type, function, inspect.iscoroutinefunction(called), name
+            domain, command_type, function, inspect.iscoroutinefunction(called), name, _check_cap(max_concurrency)
         )
 
     def register(self, function: HandlerFunction) -> None:
@@ -158,8 +172,8 @@ class HandlerRegistry:
         declared = getattr(function, _DECLARATION, None)
         if declared is None:
             raise TypeError(f"{function!r} is no handler: decorate it with @handler(domain=, command_type=)")
-        domain, command_type = declared
-        self.add(domain, command_type, function)
+        domain, command_type, max_concurrency = declared
+        self.add(domain, command_type, function, max_concurrency=max_concurrency)
 
     def register_instance(self, instance: object) -> None:
         """Register every method of `instance` that `@handler` declared."""
@@ -180,6 +194,10 @@ class HandlerRegistry:
         """Return the command types of one domain, sorted."""
         return sorted(t for d, t in self._handlers if d == domain)
 
+    def caps(self, domain: str) -> dict[str, int]:
+        """Return the command types of one domain that have a max_concurrency, with it."""
+        return {t: h.max_concurrency for (d, t), h in self._handlers.items() if d == domain and h.max_concurrency}
+
     @property
     def domains(self) -> frozenset[str]:
         """The domains that have a handler."""
@@ -190,6 +208,12 @@ class HandlerRegistry:
 
     def __len__(self) -> int:
         return len(self._handlers)
+
+
+def _check_cap(max_concurrency: int | None) -> int | None:
+    if max_concurrency is not None and max_concurrency < 1:
+        raise ValueError(f"max_concurrency must be at least 1, not {max_concurrency}; leave it out for no cap")
+    return max_concurrency
 
 
 def _check_parameters(function: HandlerFunction, name: str) -> None:

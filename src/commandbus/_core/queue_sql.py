@@ -44,7 +44,8 @@ class QueueSQL:
     """Each is one function of the schema: see its comment there."""
 
     CLAIM = """
-        SELECT * FROM commandbus.claim(%(domain)s, %(worker)s, %(limit)s, %(lease)s, %(max_attempts)s, %(after)s)"""
+        SELECT * FROM commandbus.claim(%(domain)s, %(worker)s, %(limit)s, %(lease)s, %(max_attempts)s, %(after)s,
+                                       %(only)s::text, %(except)s::text[])"""
     RENEW = """
         SELECT seq, lease_until
           FROM commandbus.renew(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s, %(lease)s, %(audited)s)"""

@@ -12,9 +12,21 @@ from commandbus._core.queue_sql import Claimed, QueueParams, QueueSQL
 
 
 async def claim(
-    conn: Connection, domain: str, worker_id: int, *, limit: int, lease: float, max_attempts: int, after: int
+    conn: Connection,
+    domain: str,
+    worker_id: int,
+    *,
+    limit: int,
+    lease: float,
+    max_attempts: int,
+    after: int,
+    only: str | None = None,
+    excluding: Sequence[str] = (),
 ) -> list[Claimed]:
-    """Lease up to `limit` due commands for `lease` seconds, in seq order, from beyond seq `after`."""
+    """Lease up to `limit` due commands for `lease` seconds, in seq order, from beyond seq `after`.
+
+    Of the one command type `only`, or of every type that is not in `excluding`.
+    """
     params = {
         "domain": domain,
         "worker": worker_id,
@@ -22,6 +34,8 @@ async def claim(
         "lease": QueueParams.lease(lease),
         "max_attempts": max_attempts,
         "after": after,
+        "only": only,
+        "except": list(excluding) or None,
     }
     async with conn.cursor(binary=True, row_factory=args_row(Claimed)) as cursor:
         await cursor.execute(QueueSQL.CLAIM, params)
