@@ -110,6 +110,15 @@ class InvalidNameError(CommandBusError, ValueError):
         self.what = what
 
 
+class InvalidCursorError(CommandBusError, ValueError):
+    """A cursor that no page gave."""
+
+    def __init__(self, cursor: object) -> None:
+        text = cursor if isinstance(cursor, str) else repr(cursor)
+        shown = repr(text if len(text) <= 60 else text[:60] + "...")
+        super().__init__(f"{shown} is no cursor: pass what a page of the same listing gave as next_cursor, unchanged")
+
+
 class SchemaError(CommandBusError):
     """The database's schema is not the one that this version of the bus works with."""
 

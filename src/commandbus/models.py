@@ -3,8 +3,10 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Generic, TypeVar
 from uuid import UUID
+
+_Item = TypeVar("_Item")
 
 
 class CommandStatus(StrEnum):
@@ -173,3 +175,11 @@ class AuditEvent:
     max_attempts: int | None = None
     lease_until: datetime | None = None
     details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Page(Generic[_Item]):
+    """Some items of a listing, in its order. `next_cursor` is what the next page is asked with, None at the end."""
+
+    items: list[_Item]
+    next_cursor: str | None
