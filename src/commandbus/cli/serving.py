@@ -9,16 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from commandbus._core.connection import Pool
 from commandbus.app import App
-from commandbus.cli.database import unreachable
 from commandbus.cli.failures import Failure, Misuse
+from commandbus.cli.running import check_database
 from commandbus.errors import CommandBusError
 from commandbus.handler import Middleware
-from commandbus.migrate import check_schema
 from commandbus.worker import Worker
 from commandbus.worker.worker import KEPT_CONNECTIONS
 
@@ -46,7 +44,7 @@ class Serving:
 
 async def serve(app: App, asked: Serving, *, announce: Callable[[str], None]) -> None:
     """Work until a signal. `announce` is called once, when every worker is registered. Raises Failure."""
-    await _check_database(asked.dsn)
+    await check_database(asked.dsn)
     # its size is known once the domains are, and those come from managers that were given the pool
     async with AsyncConnectionPool(asked.dsn, min_size=0, max_size=1, open=False, name="commandbus worker") as pool:
         domains = _domains(app, asked, pool)
@@ -56,19 +54,6 @@ async def serve(app: App, asked: Serving, *, announce: Callable[[str], None]) ->
         _spare_the_collector()
         what = f"domains: {', '.join(domains)}; concurrency: {asked.concurrency}; pool: {size}; pid: {os.getpid()}"
         await _run(workers, lambda: announce(what))
-
-
-async def _check_database(dsn: str) -> None:
-    """Raise a Failure now, rather than when the pool has waited in vain."""
-    try:
-        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn:
-            await check_schema(conn)
-    except CommandBusError as error:
-        raise Failure(str(error)) from error
-    except psycopg.OperationalError as error:
-        raise unreachable(dsn, error) from error
-    except psycopg.Error as error:
-        raise Failure(f"the database refused to show its schema: {error}") from error
 
 
 def _domains(app: App, asked: Serving, pool: Pool) -> list[str]:
