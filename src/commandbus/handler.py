@@ -110,9 +110,7 @@ class RegisteredHandler:
     max_concurrency: int | None = None
 
 
-def handler(
-    *, domain: str, command_type: str, max_concurrency: int | None = None
-) -> Callable[[_Declared], _Declared]:
+def handler(*, domain: str, command_type: str, max_concurrency: int | None = None) -> Callable[[_Declared], _Declared]:
     """Declare a function or method as a handler, to be found by register or register_instance.
 
     With `max_concurrency` each worker runs at most so many of them at a time; commands of other types are claimed and

@@ -25,3 +25,12 @@ class WorkerSQL:
             SELECT FROM commandbus.worker
              WHERE domain = %(domain)s AND command_types @> ARRAY[%(command_type)s]::text[]
                AND stopped_at IS NULL AND alive_until > clock_timestamp())"""
+
+    # The command types that other live workers of the worker's domain handle, and it does not.
+    OTHERS_TYPES = """
+        SELECT DISTINCT t.command_type
+          FROM commandbus.worker own
+          JOIN commandbus.worker w
+            ON w.domain = own.domain AND w.stopped_at IS NULL AND w.alive_until > clock_timestamp()
+         CROSS JOIN LATERAL unnest(w.command_types) AS t (command_type)
+         WHERE own.worker_id = %(worker_id)s AND NOT t.command_type = ANY (own.command_types)"""

@@ -64,3 +64,9 @@ async def handles(conn: Connection, domain: str, command_type: str) -> bool:
     cursor = await conn.execute(WorkerSQL.HANDLES, {"domain": domain, "command_type": command_type})
     row = await cursor.fetchone()
     return bool(row and row[0])
+
+
+async def others_types(conn: Connection, worker_id: int) -> frozenset[str]:
+    """Return the command types of the worker's domain that only others handle: it leaves those to them."""
+    cursor = await conn.execute(WorkerSQL.OTHERS_TYPES, {"worker_id": worker_id})
+    return frozenset([row[0] for row in await cursor.fetchall()])

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Sequence
 
 from commandbus._core.connection import Pool
@@ -14,16 +13,19 @@ from commandbus.models import Command
 from commandbus.payload import load_payload
 from commandbus.repositories import queue, workers
 from commandbus.settlement import Settlement
+from commandbus.worker.lanes import Lane, Pending
 from commandbus.worker.leases import CommandLease, margin
 from commandbus.worker.reserved import ReservedConnection
 from commandbus.worker.settling import Settling
-from commandbus.worker.slots import Pending, Slots
+from commandbus.worker.slots import Slots
 
 _log = logging.getLogger(__name__)
 
 _PAUSE = 1.0  # seconds after a middleware failed
-_AHEAD = 1.0  # seconds of work that a worker may keep from idle ones
 _FULL_SCAN = 1.0  # seconds between claims that look at the whole queue, for expired leases and late commits
+_SCAN_SHARE = 20  # times as long as such a claim took is the least time to the next one
+_QUICK_SCAN = 0.02  # seconds: when it takes no longer, it is made whenever nothing else is found
+_ROW = 0.0001  # seconds that a claim may take for each command that it finds: what is left went into looking
 
 
 class Intake:
@@ -48,39 +50,29 @@ class Intake:
         self._middleware = tuple(m for m in middleware if type(m).claimed is not Middleware.claimed)
         self._settling = settling
 
-    def room(self, batch_size: int) -> int:
-        """How many commands to claim now: 0 while enough are in hand.
+    def room(self, lane: Lane, batch_size: int) -> int:
+        """How many commands to claim for a lane now."""
+        unsettled = self._settling.waiting
+        if lane.only is None:
+            return lane.room(batch_size, self.lease, unsettled)
+        return 0 if unsettled > 2 * batch_size else lane.room(batch_size, self.lease, 0)
 
-        No more than can be started within half a lease, and within a second, by the slowest type's mean duration; no
-        more than the slots while a type in hand, or any type, was not measured yet.
-        """
-        size = self.slots.size
-        durations = self.slots.durations
-        target = size
-        if durations and not self.slots.has_unmeasured:
-            by_time = size * min(self.lease / 2, _AHEAD) / max(*durations.values(), 1e-6)
-            target = max(size, min(2 * batch_size, int(by_time)))
-        in_hand = self.slots.in_hand + self._settling.waiting
-        if in_hand >= target or (in_hand >= size and in_hand > target // 2):
-            return 0
-        return min(batch_size, target - in_hand)
-
-    async def take(self, claims: Sequence[Claimed], claimed_at: float) -> list[Claimed]:
+    async def take(self, lane: Lane, claims: Sequence[Claimed], claimed_at: float) -> list[Claimed]:
         """Start what was claimed; returns what is to be released.
 
         That is too many of a type that was never measured, or all when a middleware could not prepare for them or the
         worker stops.
         """
         runs: list[Pending] = []
-        unmeasured = Counter({name: n for name, n in self.slots.by_type.items() if name not in self.slots.durations})
+        unmeasured = lane.unmeasured()
         excess: list[Claimed] = []
         for claimed in claims:
-            if claimed.command_type not in self.slots.durations:
+            if claimed.command_type not in lane.durations:
                 unmeasured[claimed.command_type] += 1
-                if unmeasured[claimed.command_type] > self.slots.size:
+                if unmeasured[claimed.command_type] > lane.size:
                     excess.append(claimed)
                     continue
-            if (pending := self._pending(claimed, claimed_at)) is not None:
+            if (pending := self._pending(lane, claimed, claimed_at)) is not None:
                 runs.append(pending)
         try:
             for layer in self._middleware:
@@ -91,10 +83,10 @@ class Intake:
             return excess + [pending.claimed for pending in runs]
         if self.is_stopping:
             return excess + [pending.claimed for pending in runs]
-        self.slots.add(runs)
+        self.slots.add(lane, runs)
         return excess
 
-    def _pending(self, claimed: Claimed, claimed_at: float) -> Pending | None:
+    def _pending(self, lane: Lane, claimed: Claimed, claimed_at: float) -> Pending | None:
         lease = CommandLease(claimed, self._pool, self.settlement)
         try:
             handler = self._registry.get(self.settlement.domain, claimed.command_type)
@@ -104,7 +96,7 @@ class Intake:
         context = _context(claimed, self.settlement, lease)
         run = Run(context, handler, claimed.failures, claimed_at + self.lease - margin(self.lease))
         lease.run = run
-        return Pending(claimed, run, claimed_at)
+        return Pending(claimed, run, claimed_at, lane)
 
 
 def _context(claimed: Claimed, settlement: Settlement, lease: CommandLease) -> HandlerContext:
@@ -135,75 +127,106 @@ def _context(claimed: Claimed, settlement: Settlement, lease: CommandLease) -> H
     )
 
 
+class Place:
+    """Where the next claim of a lane begins, and whether there is anything to claim."""
+
+    def __init__(self) -> None:
+        self.after = 0  # seq that the last claim ended with
+        self.full_scan_at = 0.0
+        self.scan_seconds = 0.0  # that the last claim from the very beginning took
+        self.is_drained = False  # nothing was left, as far as is known
+        self.has_released = False  # what the last claim found was given back, for others first
+
+
 class Claiming:
-    """Claims whenever there is room, sleeps while there is nothing to claim."""
+    """Claims whenever a lane has room, sleeps while there is nothing to claim."""
 
     def __init__(
         self,
         conn: ReservedConnection,
         intake: Intake,
+        lanes: Sequence[Lane],
         counts: workers.WorkerCounts,
         max_attempts: int,
         poll_interval: float,
         batch_size: int,
     ) -> None:
         self.highest = 0  # seq that this worker has claimed
+        self.others_types: frozenset[str] = frozenset()  # that only other live workers of the domain handle
         self._conn = conn
         self._intake = intake
+        self._places = {lane: Place() for lane in lanes}
+        self._capped = frozenset(lane.only for lane in lanes if lane.only is not None)
         self._counts = counts
         self._max_attempts = max_attempts
         self._poll_interval = poll_interval
         self._batch_size = batch_size
-        self._woken = asyncio.Event()
-        self._space = asyncio.Event()
-        self._after = 0
-        self._full_scan_at = 0.0
+        self._news = asyncio.Event()  # something may be due, or there may be room
+        self._is_woken = False
+        self._look_at: float | None = None  # when something drained is to be looked at again
         self._is_stopping = False
-        self._has_released = False
 
     def wake(self) -> None:
         """Something may be due."""
-        self._woken.set()
+        self._is_woken = True
+        self._news.set()
 
     def look(self) -> None:
         """There may be room again."""
-        self._space.set()
+        self._news.set()
 
     def stop(self) -> None:
         """Claim nothing new; run() ends once a claim under way has its answer, so that no lease is forgotten."""
         self._is_stopping = self._intake.is_stopping = True
-        self._woken.set()
-        self._space.set()
+        self._news.set()
 
     async def run(self) -> None:
         """Claim until stopped or cancelled."""
         while not self._is_stopping:
-            limit = self._intake.room(self._batch_size)
-            if limit == 0:
-                await self._wait_for_space()
-                continue
-            self._woken.clear()
-            if await self._claim(limit) < limit and not self._is_stopping:
-                await self._sleep()
+            if self._is_woken:
+                self._is_woken, self._look_at = False, None
+                for place in self._places.values():
+                    place.is_drained = False
+            self._news.clear()
+            open_lanes = [lane for lane, place in self._places.items() if not place.is_drained and self._room(lane) > 0]
+            for lane in open_lanes:
+                limit = self._room(lane)
+                self._places[lane].is_drained = await self._claim(lane, limit) < limit
+                if self._intake.is_stopping:
+                    break
+            if not open_lanes:
+                await self._pause()
 
-    async def _wait_for_space(self) -> None:
-        self._space.clear()
-        if self._intake.room(self._batch_size) == 0 and not self._is_stopping:
-            await self._space.wait()
+    def _room(self, lane: Lane) -> int:
+        return self._intake.room(lane, self._batch_size)
 
-    async def _claim(self, limit: int) -> int:
-        """Claim once, from where the last claim began; now and then, and before giving up, from the very beginning."""
+    async def _claim(self, lane: Lane, limit: int) -> int:
+        """Claim once, from where the last claim ended; now and then, and before giving up, from the very beginning."""
+        place = self._places[lane]
+        if asyncio.get_running_loop().time() >= place.full_scan_at:
+            return await self._claim_from_start(lane, limit)
+        found = await self._claim_after(lane, limit)
+        is_done = found == limit or place.after == 0 or place.has_released or self._is_stopping
+        if is_done or place.scan_seconds > _QUICK_SCAN:
+            return found
+        return found + await self._claim_from_start(lane, limit - found)
+
+    async def _claim_from_start(self, lane: Lane, limit: int) -> int:
+        """Claim from the very beginning of the queue, which may lead past many commands of other lanes.
+
+        So that looking never takes more than its share of the time, the next such claim waits accordingly.
+        """
+        place = self._places[lane]
+        began = asyncio.get_running_loop().time()
+        place.after = 0
+        found = await self._claim_after(lane, limit)
         now = asyncio.get_running_loop().time()
-        if now >= self._full_scan_at:
-            self._after, self._full_scan_at = 0, now + _FULL_SCAN
-        count = await self._claim_after(limit)
-        if count < limit and self._after > 0 and not (self._is_stopping or self._has_released):
-            self._after, self._full_scan_at = 0, now + _FULL_SCAN
-            count += await self._claim_after(limit - count)
-        return count
+        place.scan_seconds = 0.0 if found == limit else max(0.0, now - began - found * _ROW)
+        place.full_scan_at = now + max(_FULL_SCAN, _SCAN_SHARE * place.scan_seconds)
+        return found
 
-    async def _claim_after(self, limit: int) -> int:
-        settlement, intake = self._intake.settlement, self._intake
+    async def _claim_after(self, lane: Lane, limit: int) -> int:
+        settlement, intake, place = self._intake.settlement, self._intake, self._places[lane]
         claimed_at = asyncio.get_running_loop().time()
         claims = await self._conn.retrying(
             lambda conn: queue.claim(
@@ -213,34 +236,42 @@ class Claiming:
                 limit=limit,
                 lease=intake.lease,
                 max_attempts=self._max_attempts,
-                after=self._after,
+                after=place.after,
+                only=lane.only,
+                excluding=() if lane.only else [*self._capped, *self.others_types],
             ),
             "claim",
         )
         if not claims:
             return 0
-        self._after = claims[-1].seq
-        self._has_released = False
+        place.after = claims[-1].seq
+        place.has_released = False
         self.highest = max(self.highest, claims[-1].seq)
         self._counts.claimed += len(claims)
-        excess = await intake.take(claims, claimed_at)
+        excess = await intake.take(lane, claims, claimed_at)
         if excess:
             await self._conn.retrying(
                 lambda conn: queue.release(conn, settlement.domain, settlement.worker_id, excess), "release"
             )
-            self._has_released = True  # for others first: whoever claims at once would only get it back
+            place.has_released = True  # for others first: whoever claims at once would only get it back
             return 0
         return len(claims)
 
-    async def _sleep(self) -> None:
-        """Until notified, until the next retry is due, or for the poll interval; room is needed as well."""
+    async def _pause(self) -> None:
+        """Wait until woken, until there is room, or until what is drained deserves another look."""
+        is_drained = any(place.is_drained for place in self._places.values())
+        if is_drained and self._look_at is None:
+            self._look_at = await self._next_look()
+        try:
+            async with asyncio.timeout_at(self._look_at if is_drained else None):
+                await self._news.wait()
+        except TimeoutError:
+            self._is_woken = True
+
+    async def _next_look(self) -> float:
+        """When the next retry is due, or an idle worker looks by itself, or may look from the very beginning again."""
         domain = self._intake.settlement.domain
-        if self._woken.is_set():
-            return
         due = await self._conn.retrying(lambda conn: queue.next_due(conn, domain), "poll")
         seconds = self._poll_interval if due is None else max(0.0, min(due, self._poll_interval))
-        try:
-            async with asyncio.timeout(seconds):
-                await self._woken.wait()
-        except TimeoutError:
-            pass
+        put_off = [p.full_scan_at for p in self._places.values() if p.is_drained and p.scan_seconds > _QUICK_SCAN]
+        return min([asyncio.get_running_loop().time() + seconds, *put_off])

@@ -14,8 +14,8 @@ from commandbus.policies import RetryPolicy
 from commandbus.process.router import ProcessReplyRouter
 from commandbus.repositories import workers
 from commandbus.settlement import Finished, Settlement
+from commandbus.worker.lanes import Pending
 from commandbus.worker.reserved import ReservedConnection
-from commandbus.worker.slots import Pending
 
 _log = logging.getLogger(__name__)
 

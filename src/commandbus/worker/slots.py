@@ -6,40 +6,31 @@ handler that changes context variables retires its slot, so that the next one do
 
 import asyncio
 import contextvars
-from collections import Counter, deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from time import perf_counter
 from typing import Any
 
 from commandbus._core.queue_sql import Claimed
-from commandbus.executor import Executor, Run
+from commandbus.executor import Executor
 from commandbus.outcome import Outcome
+from commandbus.worker.lanes import Lane, Pending
 
 _YIELD_AFTER = 0.005  # seconds of handlers that never suspend, then the loop gets its turn
-_WEIGHT = 0.2  # of the newest duration in the running mean of its command type
-
-
-class Pending:
-    """A claimed command that was not started yet. Times are the loop's."""
-
-    __slots__ = ("claimed", "claimed_at", "leased_at", "run")
-
-    def __init__(self, claimed: Claimed, run: Run, claimed_at: float) -> None:
-        self.claimed = claimed
-        self.run = run
-        self.claimed_at = claimed_at
-        self.leased_at = claimed_at
 
 
 class Slots:
-    """Runs pending commands, at most `size` at a time, and hands each outcome to `on_outcome`."""
+    """Runs the lanes' pending commands, at most `size` at a time, and hands each outcome to `on_outcome`."""
 
-    def __init__(self, size: int, executor: Executor, on_outcome: Callable[[Pending, Outcome | None], None]) -> None:
-        self.pending: deque[Pending] = deque()
+    def __init__(
+        self,
+        size: int,
+        lanes: Sequence[Lane],
+        executor: Executor,
+        on_outcome: Callable[[Pending, Outcome | None], None],
+    ) -> None:
         self.running: dict[asyncio.Task[None], Pending] = {}
-        self.durations: dict[str, float] = {}  # seconds by command type, running mean
-        self.by_type: Counter[str] = Counter()  # of what is in hand
         self.size = size
+        self.lanes = tuple(lanes)
         self._executor = executor
         self._on_outcome = on_outcome
         self._tasks: set[asyncio.Task[None]] = set()
@@ -48,29 +39,15 @@ class Slots:
         self._idle.set()
         self._context = contextvars.copy_context()
 
-    @property
-    def in_hand(self) -> int:
-        """How many commands are running, or waiting to, or still have a thread."""
-        return len(self.pending) + len(self.running) + len(self._lingering)
-
-    def add(self, batch: list[Pending]) -> None:
-        """Queue commands, and start slots for them."""
-        self.pending.extend(batch)
-        self.by_type.update(pending.claimed.command_type for pending in batch)
+    def add(self, lane: Lane, batch: list[Pending]) -> None:
+        """Queue commands in a lane, and start slots for them."""
+        lane.add(batch)
         for _ in range(min(len(batch), self.size - len(self._tasks))):
             self._start_slot()
 
     def take_pending(self) -> list[Claimed]:
         """Give up what was not started."""
-        claims = [pending.claimed for pending in self.pending]
-        self.pending.clear()
-        self.by_type.subtract(claimed.command_type for claimed in claims)
-        return claims
-
-    @property
-    def has_unmeasured(self) -> bool:
-        """Whether a command in hand is of a type whose duration is not known yet."""
-        return any(count > 0 and name not in self.durations for name, count in self.by_type.items())
+        return [claimed for lane in self.lanes for claimed in lane.take_pending()]
 
     def cancel_overdue(self, now: float) -> None:
         """Cancel every handler whose deadline has passed."""
@@ -100,7 +77,7 @@ class Slots:
 
     def _slot_ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if self.pending and len(self._tasks) < self.size:
+        if len(self._tasks) < self.size and any(lane.can_start for lane in self.lanes):
             self._start_slot()
         elif not self._tasks:
             self._idle.set()
@@ -113,26 +90,39 @@ class Slots:
             raise RuntimeError("a slot runs as a task")
         clean = contextvars.copy_context()
         yielded = perf_counter()
-        while self.pending:
-            pending = self.pending.popleft()
+        while (pending := self._next()) is not None:
+            lane = pending.lane
+            lane.running += 1
             self.running[task] = pending
-            started = perf_counter()
             try:
-                outcome = await self._executor.execute(pending.run)
+                await self._run(task, pending)
             finally:
-                del self.running[task]
-            ended = perf_counter()
-            self._measure(pending.claimed.command_type, ended - started)
-            self.by_type[pending.claimed.command_type] -= 1
-            self._on_outcome(pending, outcome)
-            thread = pending.run.thread
-            if thread is not None and not thread.done() and not pending.run.is_released:
-                await self._linger(task, pending, thread)
+                lane.running -= 1
             if contextvars.copy_context() != clean:
                 return
-            if ended - yielded > _YIELD_AFTER:
+            if perf_counter() - yielded > _YIELD_AFTER:
                 await asyncio.sleep(0)
                 yielded = perf_counter()
+
+    async def _run(self, task: asyncio.Task[None], pending: Pending) -> None:
+        started = perf_counter()
+        try:
+            outcome = await self._executor.execute(pending.run)
+        finally:
+            del self.running[task]
+        pending.lane.ended(pending.claimed.command_type, perf_counter() - started)
+        self._on_outcome(pending, outcome)
+        thread = pending.run.thread
+        if thread is not None and not thread.done() and not pending.run.is_released:
+            await self._linger(task, pending, thread)
+
+    def _next(self) -> Pending | None:
+        """Take the command that was claimed first among the lanes that may start one."""
+        first: Lane | None = None
+        for lane in self.lanes:
+            if lane.can_start and (first is None or lane.pending[0].claimed_at < first.pending[0].claimed_at):
+                first = lane
+        return None if first is None else first.pending.popleft()
 
     async def _linger(self, task: asyncio.Task[None], pending: Pending, thread: asyncio.Future[Any]) -> None:
         """Keep the slot until the thread has returned, then tell that there is room."""
@@ -142,7 +132,3 @@ class Slots:
         finally:
             self._lingering.discard(task)
         self._on_outcome(pending, None)
-
-    def _measure(self, command_type: str, seconds: float) -> None:
-        mean = self.durations.get(command_type)
-        self.durations[command_type] = seconds if mean is None else mean + _WEIGHT * (seconds - mean)

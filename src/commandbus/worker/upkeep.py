@@ -1,15 +1,18 @@
 """What a worker does by the clock: heartbeat, sweep, renew or release what was not started, cancel what is overdue."""
 
 import asyncio
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 
 from commandbus._core.connection import Connection
 from commandbus._core.queue_sql import Claimed
 from commandbus.repositories import queue, workers
 from commandbus.worker.claiming import Claiming
+from commandbus.worker.lanes import Pending
 from commandbus.worker.leases import margin
 from commandbus.worker.reserved import ReservedConnection
-from commandbus.worker.slots import Pending, Slots
+from commandbus.worker.slots import Slots
+
+_SHARE = 20  # times as long as a sweep took is the least time to the next one
 
 
 class Upkeep:
@@ -78,29 +81,31 @@ class Upkeep:
                 if is_full:
                     full_sweep_at = now + self._lease
                 await self._sweep(None if is_full else self._claiming.highest)
+                took = loop.time() - now
+                sweep_at, full_sweep_at = max(sweep_at, now + _SHARE * took), max(full_sweep_at, now + _SHARE * took)
             await asyncio.sleep(tick)
 
     async def _beat(self, conn: Connection) -> None:
         await workers.heartbeat(conn, self._worker_id, self._counts)
+        self._claiming.others_types = await workers.others_types(conn, self._worker_id)
 
     async def _sweep(self, upto: int | None) -> None:
         await self._conn.retrying(lambda conn: queue.sweep(conn, self._domain, upto), "sweep")
 
     async def _keep_unstarted(self, now: float) -> None:
         """Release what waits for over half a lease, since others may be free; renew what waits for over a quarter."""
-        old = [p for p in self._slots.pending if now - p.leased_at > self._lease / 4]
-        if not old:
-            return
-        if now - old[0].claimed_at > self._lease / 2:
-            await self.release(self._slots.take_pending())
-            return
+        for lane in self._slots.lanes:
+            old = [p for p in lane.pending if now - p.leased_at > self._lease / 4]
+            if old and now - old[0].claimed_at > self._lease / 2:
+                await self.release(lane.take_pending())
+            elif old:
+                await self._renew(old, now)
+
+    async def _renew(self, old: Sequence[Pending], now: float) -> None:
         claims = [p.claimed for p in old]
         kept = await self._conn.retrying(
             lambda conn: queue.renew(conn, self._domain, self._worker_id, claims, self._lease), "renew"
         )
-        self._renewed(old, kept, now)
-
-    def _renewed(self, old: Sequence[Pending], kept: Container[int], now: float) -> None:
         for pending in old:
             if pending.claimed.seq in kept:
                 pending.leased_at = now

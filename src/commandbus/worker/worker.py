@@ -21,6 +21,7 @@ from commandbus.process.router import ProcessReplyRouter
 from commandbus.repositories import workers
 from commandbus.settlement import Settlement
 from commandbus.worker.claiming import Claiming, Intake
+from commandbus.worker.lanes import lanes
 from commandbus.worker.reserved import ReservedConnection
 from commandbus.worker.settling import Settling
 from commandbus.worker.slots import Slots
@@ -135,10 +136,11 @@ class Worker:
         router = ProcessReplyRouter(self._processes)
         settling = Settling(settle_conn, settlement, router, self.counts, self._poll_interval)
         executor = Executor(self._policy, self._middleware, threads)
-        slots = Slots(self._concurrency, executor, settling.add)
+        by_lane = lanes(self._concurrency, self._registry.caps(self.domain))
+        slots = Slots(self._concurrency, by_lane, executor, settling.add)
         intake = Intake(self._pool, self._registry, settlement, self._middleware, settling, slots, self._lease)
         claiming = Claiming(
-            claim_conn, intake, self.counts, self._policy.max_attempts, self._poll_interval, self._batch_size
+            claim_conn, intake, by_lane, self.counts, self._policy.max_attempts, self._poll_interval, self._batch_size
         )
         settling.on_space, settling.on_delayed = claiming.look, claiming.wake
         upkeep = Upkeep(claim_conn, worker_id, self.domain, slots, claiming, self.counts, self._lease)
