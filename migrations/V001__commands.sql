@@ -107,7 +107,12 @@ CREATE TABLE commandbus.troubleshooting (
     error_message  text
 );
 
-CREATE INDEX ix_troubleshooting_moved_at ON commandbus.troubleshooting (domain, moved_at, command_id);
+-- Operators read the oldest first: of all, of a domain, of a command type, of both.
+CREATE INDEX ix_troubleshooting_moved_at ON commandbus.troubleshooting (moved_at, command_id);
+CREATE INDEX ix_troubleshooting_domain ON commandbus.troubleshooting (domain, moved_at, command_id);
+CREATE INDEX ix_troubleshooting_type ON commandbus.troubleshooting (command_type, moved_at, command_id);
+CREATE INDEX ix_troubleshooting_domain_type
+    ON commandbus.troubleshooting (domain, command_type, moved_at, command_id);
 
 CREATE TABLE commandbus.event (
     command_id     uuid        NOT NULL,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+import orjson
 import psycopg
 from psycopg.pq import TransactionStatus
 from uuid_utils.compat import uuid7
@@ -20,6 +21,7 @@ from commandbus.errors import InvalidOperationError
 from commandbus.payload import load_payload
 from commandbus.process.decide import BeforeSend, Decision, Manager, Process, Undo, decide, hook_failed, needs_history
 from commandbus.process.models import ProcessMetadata, ProcessResponse
+from commandbus.repositories import commands
 
 
 @dataclass(slots=True)
@@ -78,6 +80,17 @@ async def call_hook(manager: Manager, items: Sequence[BeforeSend], conn: Connect
 def _is_infrastructure(conn: Connection, error: BaseException) -> bool:
     """Whether to try again: ours is broken, or a server said so. A hook's other resources are the hook's affair."""
     return conn.closed or (isinstance(error, psycopg.OperationalError) and error.sqlstate is not None)
+
+
+async def apply(conn: Connection, replies: Sequence[tuple[Manager, Process, ProcessResponse]]) -> None:
+    """Advance the processes: decide, run the hooks, store, send what comes next."""
+    advances = await plan(conn, replies)
+    await run_hooks(conn, advances)
+    advanced, sends = rows(advances)
+    if advanced:
+        await conn.execute(ProcessSQL.ADVANCE, {"advances": orjson.dumps(advanced).decode()})
+    if sends:
+        await commands.enqueue(conn, sends)
 
 
 def rows(advances: Sequence[Advance]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -8,8 +8,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import orjson
-
 from commandbus._core.connection import Connection, Pool, transaction
 from commandbus._core.process_sql import ProcessParsers, ProcessSQL
 from commandbus.models import ReplyOutcome
@@ -17,7 +15,6 @@ from commandbus.payload import load_payload
 from commandbus.process import advance
 from commandbus.process.decide import Manager, Process
 from commandbus.process.models import ProcessResponse, ProcessStatus
-from commandbus.repositories import commands
 from commandbus.settlement import process_address
 
 _log = logging.getLogger(__name__)
@@ -48,13 +45,7 @@ class ProcessReplyRouter:
         rows = await (await conn.execute(ProcessSQL.TAKE_REPLIES, params)).fetchall()
         if not rows:
             return 0
-        advances = await advance.plan(conn, [self._reply(row) for row in rows if self._is_expected(row)])
-        await advance.run_hooks(conn, advances)
-        advanced, sends = advance.rows(advances)
-        if advanced:
-            await conn.execute(ProcessSQL.ADVANCE, {"advances": orjson.dumps(advanced).decode()})
-        if sends:
-            await commands.enqueue(conn, sends)
+        await advance.apply(conn, [self._reply(row) for row in rows if self._is_expected(row)])
         await conn.execute(ProcessSQL.DELETE_REPLIES, {"reply_ids": [row[0] for row in rows]})
         return len(rows)
 
