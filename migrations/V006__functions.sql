@@ -78,14 +78,16 @@ $$;
 
 -- Leases up to p_limit due commands with seq > p_after, in seq order: of the one type p_only, or of all but p_except.
 -- A row of an expired lease is taken over, and counted as a lost lease, unless that was its last one (sweep parks those).
+-- `waited` is how many seconds it stood in the queue.
 CREATE FUNCTION commandbus.claim(
     p_domain text, p_worker integer, p_limit integer, p_lease interval, p_max_attempts integer, p_after bigint,
     p_only text DEFAULT NULL, p_except text[] DEFAULT NULL)
 RETURNS TABLE (
     seq bigint, epoch integer, failures integer, past_failures integer, lost_leases integer, max_attempts integer,
-    lease_until timestamptz, command_id uuid, command_type text, payload text, correlation_id uuid, reply_to text,
-    batch_id uuid, ordinal bigint, created_at timestamptz, process_id uuid, step text, visit integer,
-    compensates uuid, process_type text, process_status text, state text, process_batch_id uuid,
+    lease_until timestamptz, waited double precision, command_id uuid, command_type text, payload text,
+    correlation_id uuid, reply_to text, batch_id uuid, ordinal bigint, created_at timestamptz,
+    process_id uuid, step text, visit integer, compensates uuid,
+    process_type text, process_status text, state text, process_batch_id uuid,
     process_ordinal bigint, visits text, undo text, undone_status text)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -131,7 +133,8 @@ BEGIN
           FROM leased l
     )
     SELECT l.seq, l.epoch, l.failures, l.past_failures, l.lost_leases, l.max_attempts,
-           l.lease_until, l.command_id, l.command_type, c.payload::text, c.correlation_id, c.reply_to,
+           l.lease_until, extract(epoch FROM greatest(v_now, l.queued_at) - l.queued_at)::float8,
+           l.command_id, l.command_type, c.payload::text, c.correlation_id, c.reply_to,
            c.batch_id, c.ordinal, c.created_at, c.process_id, c.step, c.visit,
            c.compensates, p.process_type, p.status, p.state::text, p.batch_id,
            p.ordinal, p.visits::text, p.undo::text, p.undone_status

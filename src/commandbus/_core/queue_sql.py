@@ -18,6 +18,7 @@ class Claimed:
     lost_leases: int
     max_attempts: int
     lease_until: datetime
+    waited: float  # seconds in the queue until this claim
     command_id: UUID
     command_type: str
     payload: str
