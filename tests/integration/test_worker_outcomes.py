@@ -233,36 +233,3 @@ async def test_a_command_that_no_live_worker_handles_is_parked(bench: Bench) -> 
         parked = await bench.until(await bench.send("Unknown"), PARKED)
     assert (parked.error_code, parked.attempts) == ("HANDLER_NOT_FOUND", 0)
     assert "Unknown" in (parked.error_message or "")
-
-
-async def test_a_command_that_another_worker_handles_waits_for_it(bench: Bench) -> None:
-    @bench.handler("Known")
-    async def known(command: Command, context: HandlerContext) -> None: ...
-
-    # Another worker that handles it lives, but it claims nothing while this one looks.
-    other = Bench(bench.dsn, bench.pool, bench.domain)
-    occupied, free = asyncio.Event(), asyncio.Event()
-
-    @other.handler("Special")
-    async def special(command: Command, context: HandlerContext) -> None:
-        occupied.set()
-        await free.wait()
-
-    async with other.worker(concurrency=1) as busy:
-        first = await bench.send("Special")
-        await occupied.wait()
-        async with bench.worker() as stranger:
-            command_id = await bench.send("Special")
-            released = await bench.until_event(command_id, "RELEASED")
-            assert released.worker_id == stranger.worker_id
-            waiting = await bench.bus.get_command(command_id)
-            assert waiting.due_at is not None
-            assert (waiting.due_at - released.timestamp).total_seconds() >= 1
-            await bench.until(await bench.send("Known"))  # it goes on working, and looks no more at what it gave back
-            assert await bench.trail(command_id) == ["SENT", "RECEIVED", "RELEASED"]
-        free.set()
-        await bench.skip((waiting.due_at - released.timestamp).total_seconds())
-        done = await bench.until(command_id)
-        await bench.until(first)
-        assert (await bench.until_event(command_id, "COMPLETED")).worker_id == busy.worker_id
-    assert done.attempts == 1
