@@ -35,6 +35,7 @@ from commandbus.models import (  # noqa: E402
     BatchMetadata,
     BatchStatus,
     BatchType,
+    BulkResult,
     Command,
     CommandMetadata,
     CommandStatus,
@@ -42,6 +43,8 @@ from commandbus.models import (  # noqa: E402
     Reply,
     ReplyOutcome,
     SendRequest,
+    TroubleshootingFilter,
+    TroubleshootingItem,
 )
 from commandbus.policies import RetryPolicy  # noqa: E402
 from commandbus.troubleshooting import TroubleshootingQueue  # noqa: E402
@@ -55,6 +58,7 @@ __all__ = [
     "BatchNotFoundError",
     "BatchStatus",
     "BatchType",
+    "BulkResult",
     "BusinessRuleError",
     "Command",
     "CommandBus",
@@ -82,6 +86,8 @@ __all__ = [
     "SchemaError",
     "SendRequest",
     "TransientCommandError",
+    "TroubleshootingFilter",
+    "TroubleshootingItem",
     "TroubleshootingQueue",
     "Worker",
     "handler",

@@ -177,6 +177,60 @@ class AuditEvent:
     details: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class TroubleshootingItem:
+    """A parked command as its operators see it.
+
+    `attempts` counts the failed attempts of this life, `total_attempts` those of all lives; `lost_leases` is counted
+    apart, for this life. `batch_id` is its own batch, or that of its process.
+    """
+
+    command_id: UUID
+    domain: str
+    command_type: str
+    data: dict[str, Any]
+    error_code: str | None
+    error_message: str | None
+    attempts: int
+    total_attempts: int
+    max_attempts: int | None
+    lost_leases: int
+    correlation_id: UUID | None
+    process_id: UUID | None
+    step: str | None
+    batch_id: UUID | None
+    created_at: datetime
+    moved_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class TroubleshootingFilter:
+    """Which parked commands: those to which all of this applies, every one when nothing is said.
+
+    Parked at `moved_after` or later, and before `moved_before` (aware times, on the bus's clock). `batch_id` finds the
+    commands of a batch of commands, and those of the processes of a batch of processes.
+    """
+
+    domain: str | None = None
+    command_type: str | None = None
+    error_code: str | None = None
+    batch_id: UUID | None = None
+    moved_after: datetime | None = None
+    moved_before: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BulkResult:
+    """What a bulk action did: how many commands it changed, and, of those that were named, which it could not.
+
+    `wrong_state` has the status of each that was not parked (any more).
+    """
+
+    done: int
+    not_found: list[UUID] = field(default_factory=list)
+    wrong_state: dict[UUID, CommandStatus] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Page(Generic[_Item]):
     """Some items of a listing, in its order. `next_cursor` is what the next page is asked with, None at the end."""
