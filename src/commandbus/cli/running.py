@@ -12,10 +12,10 @@ from psycopg_pool import AsyncConnectionPool
 from commandbus._core.connection import Pool
 from commandbus.cli.database import unreachable
 from commandbus.cli.failures import Failure, Misuse, one_line
+from commandbus.cli.signals import Signals
 from commandbus.errors import CommandBusError, InvalidNameError, InvalidPayloadError
 from commandbus.migrate import check_schema
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _Result = TypeVar("_Result")
 
 
@@ -30,26 +30,21 @@ def run(dsn: str, work: Callable[[Pool], Awaitable[_Result]], *, pool_size: int 
 
 
 async def _run(dsn: str, work: Callable[[Pool], Awaitable[_Result]], pool_size: int) -> _Result:
-    stops: list[signal.Signals] = []
-    loop = asyncio.get_running_loop()
+    stopped_by: list[signal.Signals] = []
     task = asyncio.ensure_future(_connected(dsn, work, pool_size))
 
     def stop(number: signal.Signals) -> None:
-        stops.append(number)
+        stopped_by.append(number)
         task.cancel()
-        for each in _SIGNALS:
-            loop.remove_signal_handler(each)
-            signal.signal(each, signal.SIG_DFL)
 
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, stop, number)
-    try:
-        return await task
-    except asyncio.CancelledError:
-        if not stops:
-            raise
-        click.echo(f"stopped by {stops[0].name}", err=True)
-        raise click.exceptions.Exit(128 + stops[0]) from None
+    with Signals(stop):
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if not stopped_by:
+                raise
+    click.echo(f"stopped by {stopped_by[0].name}", err=True)
+    raise click.exceptions.Exit(128 + stopped_by[0])
 
 
 async def _connected(dsn: str, work: Callable[[Pool], Awaitable[_Result]], pool_size: int) -> _Result:

@@ -15,6 +15,8 @@ from commandbus._core.connection import Pool
 from commandbus.app import App
 from commandbus.cli.failures import Failure, Misuse
 from commandbus.cli.running import check_database
+from commandbus.cli.signals import Signals
+from commandbus.cli.supervised import Line
 from commandbus.errors import CommandBusError
 from commandbus.handler import Middleware
 from commandbus.worker import Worker
@@ -23,14 +25,16 @@ from commandbus.worker.worker import KEPT_CONNECTIONS
 _log = logging.getLogger(__name__)
 
 MiddlewareFactory = Callable[[Pool], Middleware]
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LARGEST_SHARE = 10  # connections for the handlers of one worker: more handlers than that wait for one another
 _GIVE_UP = 30.0  # seconds that the other workers get to stop when one died
 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What was asked for; no `domains` means all of the application's, no `pool_size` one that fits."""
+    """What was asked for; no `domains` means all of the application's, no `pool_size` one that fits.
+
+    `line` is held by a process that is supervised.
+    """
 
     dsn: str
     domains: Sequence[str] = ()
@@ -40,6 +44,7 @@ class Serving:
     poll_interval: float = 1.0
     listen: bool = True
     pool_size: int | None = None
+    line: Line | None = None
 
 
 async def serve(app: App, asked: Serving, *, announce: Callable[[str], None]) -> None:
@@ -53,7 +58,7 @@ async def serve(app: App, asked: Serving, *, announce: Callable[[str], None]) ->
         workers = [_worker(app, asked, pool, domain) for domain in domains]
         _spare_the_collector()
         what = f"domains: {', '.join(domains)}; concurrency: {asked.concurrency}; pool: {size}; pid: {os.getpid()}"
-        await _run(workers, lambda: announce(what))
+        await _run(workers, lambda: announce(what), asked.line)
 
 
 def _domains(app: App, asked: Serving, pool: Pool) -> list[str]:
@@ -116,13 +121,15 @@ def made_by(factory: Callable[[Pool], Any], reference: str, pool: Pool) -> Middl
     return made
 
 
-async def _run(workers: Sequence[Worker], announce: Callable[[], None]) -> None:
-    """Run the workers until a signal, or until one of them ends by itself, which is a Failure."""
+async def _run(workers: Sequence[Worker], announce: Callable[[], None], line: Line | None) -> None:
+    """Run the workers until a signal or the supervisor's word, or until one ends by itself, which is a Failure."""
     stopping = asyncio.Event()
+    if line is not None:
+        line.watch(lambda: _stop(stopping, "the supervisor asks, or has gone"))
     tasks = [asyncio.create_task(w.run(), name=f"commandbus worker {w.domain}") for w in workers]
     ready = asyncio.create_task(_announced(workers, announce))
     asked = asyncio.create_task(stopping.wait())
-    with _Signals(stopping):
+    with Signals(lambda number: _stop(stopping, number.name), _ending_at_once):
         await asyncio.wait([*tasks, asked], return_when=asyncio.FIRST_COMPLETED)
         ready.cancel()
         asked.cancel()
@@ -136,31 +143,17 @@ async def _run(workers: Sequence[Worker], announce: Callable[[], None]) -> None:
         raise Failure(f"a worker died: {type(deaths[0]).__name__}: {deaths[0]}")
 
 
+def _stop(stopping: asyncio.Event, why: str) -> None:
+    if not stopping.is_set():
+        _log.info("%s: stopping once the running handlers have ended; a second signal ends at once", why)
+    stopping.set()
+
+
+def _ending_at_once(number: signal.Signals) -> None:
+    _log.warning("%s again: ending at once; what runs is tried again when its lease has run out", number.name)
+
+
 async def _announced(workers: Sequence[Worker], announce: Callable[[], None]) -> None:
     for worker in workers:
         await worker.ready.wait()
     announce()
-
-
-class _Signals:
-    """While entered, the first signal sets `stopping`; a second one ends the process at once."""
-
-    def __init__(self, stopping: asyncio.Event) -> None:
-        self._stopping = stopping
-        self._loop = asyncio.get_running_loop()
-
-    def __enter__(self) -> None:
-        for number in _SIGNALS:
-            self._loop.add_signal_handler(number, self._stop, number)
-
-    def __exit__(self, *_: object) -> None:
-        for number in _SIGNALS:
-            self._loop.remove_signal_handler(number)
-
-    def _stop(self, number: signal.Signals) -> None:
-        if self._stopping.is_set():
-            _log.warning("%s again: ending at once; what runs is tried again when its lease has run out", number.name)
-            logging.shutdown()
-            os._exit(128 + number)
-        _log.info("%s: stopping once the running handlers have ended; a second signal ends at once", number.name)
-        self._stopping.set()
