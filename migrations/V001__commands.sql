@@ -7,7 +7,8 @@
 --   scheduled        a retry, or a command given back with a delay, that waits for due_at
 --   troubleshooting  parked until an operator decides
 --
--- A terminal command (COMPLETED, FAILED, CANCELED) has none. `event` is the audit trail: insert only,
+-- A terminal command (COMPLETED, FAILED, CANCELED) has none. A FAILED or CANCELED one has a row in `uncompleted`, by
+-- which it is found. `event` is the audit trail: insert only,
 -- one state event for each change of state, in the transaction that makes the change.
 --
 -- epoch grows by one with each claim and travels with the command from table to table; a settle names
@@ -54,8 +55,22 @@ CREATE TABLE commandbus.command (
         ('PENDING', 'COMPLETED', 'FAILED', 'CANCELED', 'IN_TROUBLESHOOTING_QUEUE'))
 ) WITH (fillfactor = 45);
 
-CREATE INDEX ix_command_batch_id ON commandbus.command (batch_id) WHERE batch_id IS NOT NULL;
+CREATE INDEX ix_command_batch_id ON commandbus.command (batch_id, ordinal) WHERE batch_id IS NOT NULL;
+-- For listings, newest first. Commands stored together have one created_at, so that equal keys share an entry: an
+-- eighth of the size that it would have with command_id in it.
+CREATE INDEX ix_command_created_at ON commandbus.command (domain, command_type, created_at);
 CREATE INDEX ix_command_process_id ON commandbus.command (process_id) WHERE process_id IS NOT NULL;
+
+-- The FAILED and CANCELED commands once more: few among many, which no index over command.status may find.
+CREATE TABLE commandbus.uncompleted (
+    domain         text        NOT NULL,
+    command_type   text        NOT NULL,
+    status         text        NOT NULL,
+    created_at     timestamptz NOT NULL,                     -- of the command
+    command_id     uuid        NOT NULL,
+    PRIMARY KEY (domain, command_type, status, created_at, command_id),
+    CONSTRAINT uncompleted_status_known CHECK (status IN ('FAILED', 'CANCELED'))
+);
 
 CREATE TABLE commandbus.queue (
     seq            bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -70,6 +85,7 @@ CREATE TABLE commandbus.queue (
     queued_at      timestamptz NOT NULL,
     lease_until    timestamptz,
     worker_id      integer,
+    canceling      boolean     NOT NULL DEFAULT false,       -- in flight when its process was cancelled
     CONSTRAINT queue_lease_whole CHECK ((lease_until IS NULL) = (worker_id IS NULL))
 ) WITH (fillfactor = 30, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000,
         autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 100000);
@@ -143,3 +159,6 @@ CREATE TABLE commandbus.batch (
     started_at               timestamptz,
     completed_at             timestamptz
 );
+
+CREATE INDEX ix_batch_created_at ON commandbus.batch (created_at, batch_id);
+CREATE INDEX ix_batch_domain_created_at ON commandbus.batch (domain, created_at, batch_id);

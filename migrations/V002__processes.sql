@@ -14,6 +14,7 @@ CREATE TABLE commandbus.process (
     visits         json,                    -- step -> times sent
     undo           json,                    -- while COMPENSATING: what is still to be undone, next one first
     undone_status  text,                    -- while COMPENSATING: the status once all is undone
+    cancel_request json,                    -- operator and reason, since it was cancelled with a command in flight
     error_code     text,
     error_message  text,
     created_at     timestamptz NOT NULL,

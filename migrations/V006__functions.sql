@@ -88,7 +88,7 @@ RETURNS TABLE (
     correlation_id uuid, reply_to text, batch_id uuid, ordinal bigint, created_at timestamptz,
     process_id uuid, step text, visit integer, compensates uuid,
     process_type text, process_status text, state text, process_batch_id uuid,
-    process_ordinal bigint, visits text, undo text, undone_status text)
+    process_ordinal bigint, visits text, undo text, undone_status text, canceling boolean)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
@@ -137,7 +137,7 @@ BEGIN
            l.command_id, l.command_type, c.payload::text, c.correlation_id, c.reply_to,
            c.batch_id, c.ordinal, c.created_at, c.process_id, c.step, c.visit,
            c.compensates, p.process_type, p.status, p.state::text, p.batch_id,
-           p.ordinal, p.visits::text, p.undo::text, p.undone_status
+           p.ordinal, p.visits::text, p.undo::text, p.undone_status, l.canceling
       FROM leased l
       JOIN commandbus.command c ON c.command_id = l.command_id
       LEFT JOIN commandbus.process p ON p.process_id = c.process_id
@@ -230,6 +230,11 @@ BEGIN
                attempts = o.attempts, max_attempts = coalesce(o.max_attempts, c.max_attempts), updated_at = v_now,
                completed_at = CASE WHEN o.status <> 'IN_TROUBLESHOOTING_QUEUE' THEN v_now END
           FROM o WHERE o.status IS NOT NULL AND c.command_id = o.command_id
+    ), uncompleted AS (
+        INSERT INTO commandbus.uncompleted (domain, command_type, status, created_at, command_id)
+        SELECT c.domain, c.command_type, o.status, c.created_at, c.command_id
+          FROM o JOIN commandbus.command c ON c.command_id = o.command_id
+         WHERE o.status IN ('FAILED', 'CANCELED')
     ), delayed AS (
         INSERT INTO commandbus.scheduled (command_id, domain, command_type, epoch, failures, past_failures,
                                           lost_leases, max_attempts, due_at, error_code, error_message)
@@ -252,9 +257,13 @@ BEGIN
         INSERT INTO commandbus.event (command_id, type, ts, epoch, worker_id, attempt, details)
         SELECT command_id, event, v_now, epoch, p_worker, attempts, details FROM o
     )
-    SELECT count(*) INTO v_woken      -- the routers of other applications' processes
-      FROM (SELECT DISTINCT p.domain FROM o JOIN commandbus.process p ON p.process_id = o.process_id
-             WHERE o.reply_outcome IS NOT NULL) d, pg_notify(commandbus.channel(d.domain), '');
+    SELECT count(*) INTO v_woken      -- the routers of other applications' processes, and the consumers of replies
+      FROM (SELECT p.domain FROM o JOIN commandbus.process p ON p.process_id = o.process_id
+             WHERE o.reply_outcome IS NOT NULL
+             UNION
+            SELECT 'reply_to:' || o.reply_to FROM o
+             WHERE o.reply_outcome IS NOT NULL AND o.process_id IS NULL) AS w (waits),
+           pg_notify(commandbus.channel(w.waits), '');
 END
 $$;
 
@@ -280,33 +289,41 @@ END
 $$;
 
 -- Settles claimed commands: whatever is still the worker's under that epoch is recorded, its process advanced and
--- the next command sent; the rest changes nothing but its audit trail. Returns the seqs that were lost.
+-- the next command sent; the rest changes nothing but its audit trail: `lost`.
+-- Commands whose process was cancelled since they were claimed are left alone too, unless p_canceling names them: the
+-- worker has to decide about them again, knowing that (`canceling`).
 -- A settle whose answer was lost on the way may be sent again: what it settled then is not lost.
 CREATE FUNCTION commandbus.settle(
     p_domain text, p_worker integer, p_seqs bigint[], p_epochs integer[],
-    p_outcomes json, p_advances json, p_sends json)
-RETURNS bigint[]
+    p_outcomes json, p_advances json, p_sends json, p_canceling bigint[] DEFAULT '{}',
+    OUT lost bigint[], OUT canceling bigint[])
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
 AS $$
 DECLARE
     v_ours bigint[];
-    v_lost bigint[];
 BEGIN
+    lost := '{}';
+    canceling := '{}';
     WITH ours AS (
         DELETE FROM commandbus.queue q
          USING unnest(p_seqs, p_epochs, array_fill(p_worker, ARRAY[cardinality(p_seqs)])) AS s (seq, epoch, worker_id)
          WHERE q.seq = s.seq AND q.epoch = s.epoch AND q.worker_id = s.worker_id
+           AND (NOT q.canceling OR q.seq = ANY (p_canceling))
         RETURNING q.seq
     )
     SELECT coalesce(array_agg(seq), '{}') INTO v_ours FROM ours;
 
     IF cardinality(v_ours) < cardinality(p_seqs) THEN
+        SELECT coalesce(array_agg(q.seq), '{}') INTO canceling
+          FROM unnest(p_seqs, p_epochs, array_fill(p_worker, ARRAY[cardinality(p_seqs)])) AS s (seq, epoch, worker_id)
+          JOIN commandbus.queue q ON q.seq = s.seq
+         WHERE q.epoch = s.epoch AND q.worker_id = s.worker_id AND q.canceling;
         WITH late AS (
             SELECT x.seq, x.command_id, x.epoch, x.event
               FROM json_to_recordset(p_outcomes) AS x (seq bigint, command_id uuid, epoch integer, event text)
-             WHERE NOT x.seq = ANY (v_ours)
+             WHERE NOT x.seq = ANY (v_ours) AND NOT x.seq = ANY (settle.canceling)
                AND NOT EXISTS (
                     SELECT FROM commandbus.event e
                      WHERE e.command_id = x.command_id AND e.epoch = x.epoch AND e.worker_id = p_worker
@@ -317,7 +334,7 @@ BEGIN
                    json_build_object('outcome', l.event)
               FROM late l
         )
-        SELECT array_agg(seq) INTO v_lost FROM late;
+        SELECT coalesce(array_agg(seq), '{}') INTO lost FROM late;
         SELECT coalesce(json_agg(x), '[]') INTO p_outcomes FROM json_array_elements(p_outcomes) x
          WHERE (x ->> 'seq')::bigint = ANY (v_ours);
         SELECT coalesce(json_agg(x), '[]') INTO p_advances FROM json_array_elements(p_advances) x
@@ -333,25 +350,22 @@ BEGIN
     IF p_sends IS NOT NULL THEN
         PERFORM commandbus.enqueue(p_sends);
     END IF;
-    RETURN coalesce(v_lost, '{}');
 END
 $$;
 
--- Which of the given claims are still the worker's; locks them until the transaction ends.
+-- Which of the given claims are still the worker's, and whether their processes were cancelled meanwhile; locks them
+-- until the transaction ends.
 CREATE FUNCTION commandbus.lock_claims(p_domain text, p_worker integer, p_seqs bigint[], p_epochs integer[])
-RETURNS bigint[]
+RETURNS TABLE (seq bigint, canceling boolean)
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
 AS $$
-    WITH ours AS (
-        SELECT q.seq
-          FROM unnest(p_seqs, p_epochs, array_fill(p_worker, ARRAY[cardinality(p_seqs)])) AS s (seq, epoch, worker_id)
-          JOIN commandbus.queue q ON q.seq = s.seq
-         WHERE q.epoch = s.epoch AND q.worker_id = s.worker_id
-           FOR UPDATE OF q
-    )
-    SELECT coalesce(array_agg(seq), '{}') FROM ours
+    SELECT q.seq, q.canceling
+      FROM unnest(p_seqs, p_epochs, array_fill(p_worker, ARRAY[cardinality(p_seqs)])) AS s (seq, epoch, worker_id)
+      JOIN commandbus.queue q ON q.seq = s.seq
+     WHERE q.epoch = s.epoch AND q.worker_id = s.worker_id
+       FOR UPDATE OF q
 $$;
 
 -- Parks commands whose lease ran out and was their last one. Looks at seq <= p_upto (a worker passes the highest
@@ -411,15 +425,18 @@ BEGIN
         UPDATE commandbus.command c
            SET status = 'PENDING', attempts = 0, error_code = NULL, error_message = NULL, updated_at = v_now
           FROM r WHERE c.command_id = r.command_id
-        RETURNING c.process_id, c.compensates
+        RETURNING r.*, c.process_id, c.compensates
     ), back AS (
         UPDATE commandbus.process p
            SET status = CASE WHEN a.compensates IS NULL THEN 'WAITING_FOR_REPLY' ELSE 'COMPENSATING' END,
                updated_at = v_now
           FROM again a WHERE p.process_id = a.process_id
     ), queued AS (
-        INSERT INTO commandbus.queue (domain, command_id, command_type, epoch, past_failures, max_attempts, queued_at)
-        SELECT domain, command_id, command_type, epoch, past_failures, max_attempts, v_now FROM r
+        INSERT INTO commandbus.queue (domain, command_id, command_type, epoch, past_failures, max_attempts, queued_at,
+                                      canceling)
+        SELECT a.domain, a.command_id, a.command_type, a.epoch, a.past_failures, a.max_attempts, v_now,
+               a.compensates IS NULL AND p.cancel_request IS NOT NULL    -- it ends first, then all is undone
+          FROM again a LEFT JOIN commandbus.process p ON p.process_id = a.process_id
     ), audited AS (
         INSERT INTO commandbus.event (command_id, type, ts, epoch, details)
         SELECT command_id, 'OPERATOR_RETRY', v_now, epoch, details FROM r

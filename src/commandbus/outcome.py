@@ -1,6 +1,6 @@
 """What became of one attempt, as a value: decided purely, carried out once by the settlement."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from commandbus.errors import BusinessRuleError, PermanentCommandError, TransientCommandError
@@ -12,6 +12,8 @@ TIMEOUT = "TIMEOUT"
 HANDLER_NOT_FOUND = "HANDLER_NOT_FOUND"
 UNHANDLED_EXCEPTION = "UNHANDLED_EXCEPTION"
 INVALID_RESULT = "INVALID_RESULT"
+SETTLE_FAILED = "SETTLE_FAILED"
+EFFECT_UNKNOWN = frozenset({INVALID_RESULT, SETTLE_FAILED})  # the handler returned, so that it has done something
 
 
 @dataclass(slots=True)
@@ -73,6 +75,44 @@ def failed(
         attempts=failures + 1,
         delay=policy.delay(failures + 1),
         **_failure(error, details),
+    )
+
+
+def canceled(outcome: Outcome, lost_leases: int, message: str, who: dict[str, str]) -> Outcome:
+    """The outcome of a command whose process was cancelled while it was in flight; `who` goes into the details.
+
+    A success and what a business rule refused stay what they are. Any other failure becomes CANCELED: no retry, no
+    troubleshooting queue. But an attempt that may have had an effect is parked, for an operator to say whether it had.
+    """
+    if outcome.reply is not None:
+        return outcome
+    is_unhandled = outcome.details.get("code") == HANDLER_NOT_FOUND
+    if outcome.error_code in EFFECT_UNKNOWN or (is_unhandled and lost_leases > 0):
+        return _held(outcome)
+    return Outcome(
+        event="CANCELED",
+        failures=outcome.failures,
+        attempts=outcome.attempts,
+        status=CommandStatus.CANCELED,
+        reply=ReplyOutcome.CANCELED,
+        error_code="CANCELED",
+        error_message=message,
+        details={**_whole(outcome.details), **who},
+    )
+
+
+def _held(outcome: Outcome) -> Outcome:
+    """The same, parked."""
+    if outcome.delay is None:
+        return outcome
+    code, message = outcome.details["code"], outcome.details["message"]
+    return replace(
+        outcome,
+        event="MOVED_TO_TSQ",
+        status=CommandStatus.IN_TROUBLESHOOTING_QUEUE,
+        error_code=code,
+        error_message=message,
+        delay=None,
     )
 
 

@@ -1,8 +1,9 @@
 """Outcomes of claimed commands -> one guarded transaction: outcomes, the processes they advance, what comes next."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
+from uuid import UUID
 
 from orjson import Fragment
 
@@ -10,20 +11,21 @@ from commandbus._core.connection import Connection
 from commandbus._core.process_sql import ProcessParsers
 from commandbus._core.queue_sql import Claimed
 from commandbus.models import CommandStatus, ReplyOutcome
-from commandbus.outcome import Outcome
+from commandbus.outcome import Outcome, canceled
 from commandbus.payload import load_payload, sanitise
 from commandbus.process import advance
 from commandbus.process.decide import Manager, Process
-from commandbus.process.models import ProcessResponse
+from commandbus.process.models import CancelRequest, ProcessResponse
 from commandbus.repositories import queue
 
 
 @dataclass(slots=True)
 class Finished:
-    """A claimed command and what became of it."""
+    """A claimed command and what became of it; `seconds` is how long its handler ran, None if it did not."""
 
     claimed: Claimed
     outcome: Outcome
+    seconds: float | None = None
 
 
 def process_address(process_type: str) -> str:
@@ -42,21 +44,50 @@ class Settlement:
     async def settle(self, conn: Connection, finished: Sequence[Finished]) -> set[int]:
         """Record all of `finished` that is still this worker's; returns the seqs of what was not.
 
-        One transaction of its own, or the connection's open one.
+        One transaction of its own, or the connection's open one. Commands whose processes were cancelled while they
+        were in flight are decided about again, knowing that, and settled by a second one.
         """
-        replies = [(f, *reply) for f in finished if (reply := self._reply(f)) is not None]
+        lost, canceling = await self._settle(conn, finished)
+        if canceling:
+            again = [f for f in finished if f.claimed.seq in canceling]
+            for f in again:
+                f.claimed.canceling = True
+            lost |= (await self._settle(conn, again))[0]
+        return lost
+
+    async def _settle(self, conn: Connection, finished: Sequence[Finished]) -> tuple[set[int], set[int]]:
+        """Settle what can be; returns the seqs that were lost, and those that turn out to be canceling."""
+        requests = await self._requests(conn, finished)
+        replies = [(f, *reply) for f in finished if (reply := self._reply(f, requests)) is not None]
         advances = await advance.plan(conn, [(manager, process, response) for _, manager, process, response in replies])
         seqs = [f.claimed.seq for f, *_ in replies]
-        if any(a.decision.send is not None and a.manager.is_hooked for a in advances):
-            async with conn.transaction():
-                ours = await queue.lock_claims(conn, self.domain, self.worker_id, [f.claimed for f in finished])
-                await advance.run_hooks(conn, [a for seq, a in zip(seqs, advances, strict=True) if seq in ours])
-                return await self._store(conn, finished, seqs, advances)
-        return await self._store(conn, finished, seqs, advances)
+        if not any(a.decision.send is not None and a.manager.is_hooked for a in advances):
+            return await self._store(conn, finished, seqs, advances)
+        async with conn.transaction():
+            ours = await queue.lock_claims(conn, self.domain, self.worker_id, [f.claimed for f in finished])
+            surprises = {f.claimed.seq for f in finished if ours.get(f.claimed.seq) and not f.claimed.canceling}
+            if surprises:  # no hook is called for what is not going to be sent
+                finished = [f for f in finished if f.claimed.seq not in surprises]
+                kept = [(seq, a) for seq, a in zip(seqs, advances, strict=True) if seq not in surprises]
+                seqs, advances = [seq for seq, _ in kept], [a for _, a in kept]
+            await advance.run_hooks(conn, [a for seq, a in zip(seqs, advances, strict=True) if seq in ours])
+            lost, _ = await self._store(conn, finished, seqs, advances)
+            return lost, surprises
+
+    async def _requests(self, conn: Connection, finished: Sequence[Finished]) -> dict[UUID, CancelRequest]:
+        """Who cancelled the processes of those that are canceling; the outcomes of these are changed accordingly."""
+        canceling = [(f, f.claimed.process_id) for f in finished if f.claimed.canceling and f.claimed.process_id]
+        if not canceling:
+            return {}
+        requests = await advance.cancel_requests(conn, [process_id for _, process_id in canceling])
+        for f, process_id in canceling:
+            request = requests[process_id]
+            f.outcome = canceled(f.outcome, f.claimed.lost_leases, request.message, asdict(request))
+        return requests
 
     async def _store(
         self, conn: Connection, finished: Sequence[Finished], seqs: Sequence[int], advances: Sequence[advance.Advance]
-    ) -> set[int]:
+    ) -> tuple[set[int], set[int]]:
         advanced, sends = advance.rows(advances)
         for row, seq in zip(advanced, seqs, strict=True):
             row["seq"] = seq
@@ -68,7 +99,9 @@ class Settlement:
             conn, self.domain, self.worker_id, [f.claimed for f in finished], outcomes, advanced, sends
         )
 
-    def _reply(self, finished: Finished) -> tuple[Manager, Process, ProcessResponse] | None:
+    def _reply(
+        self, finished: Finished, requests: Mapping[UUID, CancelRequest]
+    ) -> tuple[Manager, Process, ProcessResponse] | None:
         """The process that this outcome advances here, if its manager lives in this application."""
         claimed, outcome = finished.claimed, finished.outcome
         manager = self.managers.get(claimed.process_type or "")
@@ -87,6 +120,7 @@ class Settlement:
             visits=load_payload(claimed.visits or "{}"),
             undo=ProcessParsers.undo(claimed.undo),
             undone_status=claimed.undone_status,
+            cancel=requests.get(claimed.process_id) if claimed.canceling else None,
         )
         response = ProcessResponse(
             claimed.command_id, outcome.reply, outcome.value, outcome.error_code, outcome.error_message

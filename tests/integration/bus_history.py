@@ -76,12 +76,12 @@ class Bus:
             [{"seq": claim["seq"], "process_id": str(claim["process_id"]), "state": {}} | advance] if advance else []
         )
         lost: list[int] = self.rows(
-            "SELECT commandbus.settle(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s,"
+            "SELECT lost FROM commandbus.settle(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s,"
             " %(outcomes)s, %(advances)s, %(sends)s)",
             domain=DOMAIN, worker=claim["worker"], seqs=[claim["seq"]], epochs=[claim["epoch"]],
             outcomes=json.dumps([outcome]), advances=json.dumps(advances),
             sends=json.dumps([{"seq": claim["seq"], **send} for send in sends]),
-        )[0]["settle"]  # fmt: skip
+        )[0]["lost"]  # fmt: skip
         return lost
 
     def _outcome(self, row: dict[str, Any], event: str, failures: int, attempts: int) -> dict[str, Any]:

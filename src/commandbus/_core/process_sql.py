@@ -50,6 +50,11 @@ class ProcessSQL:
          WHERE process_id = ANY(%(process_ids)s) AND status = 'COMPLETED' AND compensates IS NULL
          ORDER BY process_id, completed_at, created_at"""
 
+    # Which of these were cancelled while a command of theirs was in flight.
+    CANCEL_REQUESTS = """
+        SELECT process_id, cancel_request ->> 'operator', cancel_request ->> 'reason' FROM commandbus.process
+         WHERE process_id = ANY(%(process_ids)s) AND cancel_request IS NOT NULL"""
+
     # The next replies for these managers, locked until they are applied, each with its process and its command.
     TAKE_REPLIES = """
         SELECT r.reply_id, r.command_id, r.outcome, r.result::text, r.error_code, r.error_message,

@@ -39,6 +39,7 @@ class Claimed:
     visits: str | None
     undo: str | None
     undone_status: str | None
+    canceling: bool = False  # its process was cancelled while a worker had it
 
 
 class QueueSQL:
@@ -51,10 +52,12 @@ class QueueSQL:
         SELECT seq, lease_until
           FROM commandbus.renew(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s, %(lease)s, %(audited)s)"""
     RELEASE = "SELECT commandbus.release(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s)"
-    LOCK_CLAIMS = "SELECT commandbus.lock_claims(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s)"
+    LOCK_CLAIMS = """
+        SELECT seq, canceling FROM commandbus.lock_claims(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s)"""
     SETTLE = """
-        SELECT commandbus.settle(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s,
-                                 %(outcomes)s::json, %(advances)s::json, %(sends)s::json)"""
+        SELECT lost, canceling
+          FROM commandbus.settle(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s,
+                                 %(outcomes)s::json, %(advances)s::json, %(sends)s::json, %(canceling)s)"""
     SWEEP = "SELECT commandbus.sweep(%(domain)s, %(upto)s)"
 
     # When the next retry of a domain is due, as seconds from now on the bus's clock.

@@ -20,7 +20,7 @@ from commandbus._core.process_sql import ProcessParams, ProcessSQL
 from commandbus.errors import InvalidOperationError
 from commandbus.payload import load_payload
 from commandbus.process.decide import BeforeSend, Decision, Manager, Process, Undo, decide, hook_failed, needs_history
-from commandbus.process.models import ProcessMetadata, ProcessResponse
+from commandbus.process.models import CancelRequest, ProcessMetadata, ProcessResponse
 from commandbus.repositories import commands
 
 
@@ -84,6 +84,9 @@ def _is_infrastructure(conn: Connection, error: BaseException) -> bool:
 
 async def apply(conn: Connection, replies: Sequence[tuple[Manager, Process, ProcessResponse]]) -> None:
     """Advance the processes: decide, run the hooks, store, send what comes next."""
+    requests = await cancel_requests(conn, [p.process_id for _, p, _ in replies if p.compensates is None])
+    for _, process, _ in replies:
+        process.cancel = requests.get(process.process_id)
     advances = await plan(conn, replies)
     await run_hooks(conn, advances)
     advanced, sends = rows(advances)
@@ -99,6 +102,14 @@ def rows(advances: Sequence[Advance]) -> tuple[list[dict[str, Any]], list[dict[s
         [ProcessParams.advance(a.process.process_id, a.decision) for a in advances],
         [CommandParams.planned(a.process.process_id, a.decision.send) for a in advances if a.decision.send],
     )
+
+
+async def cancel_requests(conn: Connection, process_ids: list[UUID]) -> dict[UUID, CancelRequest]:
+    """Which of these processes were cancelled while a command of theirs was in flight, and by whom."""
+    if not process_ids:
+        return {}
+    cursor = await conn.execute(ProcessSQL.CANCEL_REQUESTS, {"process_ids": process_ids})
+    return {process_id: CancelRequest(operator, reason) for process_id, operator, reason in await cursor.fetchall()}
 
 
 async def _completed_steps(conn: Connection, process_ids: list[UUID]) -> dict[UUID, list[Undo]]:

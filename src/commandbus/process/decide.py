@@ -5,7 +5,7 @@ and its state stays as it was before the reply, whatever that code did to its ow
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ from psycopg import AsyncConnection
 from commandbus.models import ReplyOutcome
 from commandbus.payload import check_name, dump_payload, load_payload, sanitise_text
 from commandbus.process.models import (
+    CancelRequest,
     ProcessCommand,
     ProcessMetadata,
     ProcessResponse,
@@ -85,6 +86,7 @@ class Process:
     visits: dict[str, int] = field(default_factory=dict)
     undo: Sequence[Undo] = ()
     undone_status: str | None = None
+    cancel: CancelRequest | None = None  # since the command was in flight
 
 
 @dataclass(slots=True)
@@ -140,16 +142,18 @@ def decide(
     if process.compensates is not None:
         return _after_undo(manager, process, response, command_id)
     if response.outcome is ReplyOutcome.SUCCESS:
-        return _after_success(manager, process, response, command_id)
+        return _after_success(manager, process, response, command_id, completed)
     return _begin_undo(manager, process, response, command_id, completed)
 
 
 def needs_history(process: Process, response: ProcessResponse) -> bool:
-    """Whether decide needs the completed steps: when a forward step did not succeed."""
-    return process.compensates is None and response.outcome is not ReplyOutcome.SUCCESS
+    """Whether decide needs the completed steps: when it is to undo them."""
+    return process.compensates is None and (response.outcome is not ReplyOutcome.SUCCESS or process.cancel is not None)
 
 
-def _after_success(manager: Manager, process: Process, response: ProcessResponse, command_id: UUID) -> Decision:
+def _after_success(
+    manager: Manager, process: Process, response: ProcessResponse, command_id: UUID, completed: Sequence[Undo]
+) -> Decision:
     text = process.state
     doing = "state_class"
     try:
@@ -159,6 +163,8 @@ def _after_success(manager: Manager, process: Process, response: ProcessResponse
         updated = manager.update_state(state, done, response)
         state = state if updated is None else updated
         text = dump_payload(dump_state(state), what="state")
+        if process.cancel is not None:
+            return _undo_with_this(manager, replace(process, state=text), process.cancel, command_id, completed)
         doing = "get_next_step"
         step = manager.get_next_step(done, response, state)
         if step is None:
@@ -168,6 +174,15 @@ def _after_success(manager: Manager, process: Process, response: ProcessResponse
     except _RAISED as error:
         return _failed(process.step, text, process.visits, f"{doing} raised {_spell(error)}")
     return Decision(ProcessStatus.WAITING_FOR_REPLY, send.step, text, {**process.visits, send.step: send.visit}, send)
+
+
+def _undo_with_this(
+    manager: Manager, process: Process, cancel: CancelRequest, command_id: UUID, completed: Sequence[Undo]
+) -> Decision:
+    """Undo the step that has just succeeded, first of all: its process was cancelled while it was in flight."""
+    this = Undo(process.step, process.command_id)
+    before = [done for done in completed if done.compensates != process.command_id]  # stored already, perhaps
+    return _begin_undo(manager, process, cancel.response(process.command_id), command_id, [*before, this])
 
 
 def _begin_undo(

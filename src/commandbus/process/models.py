@@ -10,6 +10,8 @@ from uuid import UUID
 
 from commandbus.models import CommandStatus, ReplyOutcome
 
+CANCELED = "CANCELED"  # error code of what an operator cancelled
+
 
 class ProcessStatus(StrEnum):
     """Where a process stands."""
@@ -66,6 +68,23 @@ class ProcessResponse:
     result: dict[str, Any] | None = None
     error_code: str | None = None
     error_message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequest:
+    """Who asked for a process to be cancelled, and why."""
+
+    operator: str
+    reason: str
+
+    @property
+    def message(self) -> str:
+        """The error message of what was cancelled."""
+        return f"cancelled by {self.operator}" + (f": {self.reason}" if self.reason else "")
+
+    def response(self, command_id: UUID) -> ProcessResponse:
+        """What a process is told of its cancelled command."""
+        return ProcessResponse(command_id, ReplyOutcome.CANCELED, None, CANCELED, self.message)
 
 
 @dataclass(slots=True)

@@ -60,11 +60,13 @@ async def release(conn: Connection, domain: str, worker_id: int, claims: Sequenc
     await conn.execute(QueueSQL.RELEASE, QueueParams.claims(domain, worker_id, claims))
 
 
-async def lock_claims(conn: Connection, domain: str, worker_id: int, claims: Sequence[Claimed]) -> set[int]:
-    """Lock the claims that are still the worker's until the transaction ends; returns their seqs."""
+async def lock_claims(conn: Connection, domain: str, worker_id: int, claims: Sequence[Claimed]) -> dict[int, bool]:
+    """Lock the claims that are still the worker's until the transaction ends.
+
+    Returns their seqs, each with whether its process was cancelled meanwhile.
+    """
     cursor = await conn.execute(QueueSQL.LOCK_CLAIMS, QueueParams.claims(domain, worker_id, claims))
-    row = await cursor.fetchone()
-    return set(row[0]) if row else set()
+    return dict(await cursor.fetchall())
 
 
 async def settle(
@@ -75,17 +77,21 @@ async def settle(
     outcomes: list[dict[str, Any]],
     advances: list[dict[str, Any]],
     sends: list[dict[str, Any]],
-) -> set[int]:
-    """Record outcomes, advance processes and send the next commands; returns the seqs that were lost."""
+) -> tuple[set[int], set[int]]:
+    """Record outcomes, advance processes and send the next commands.
+
+    Returns the seqs that were lost, and those to decide about again since their processes were cancelled meanwhile.
+    """
     params = {
         **QueueParams.claims(domain, worker_id, claims),
         "outcomes": orjson.dumps(outcomes).decode(),
         "advances": orjson.dumps(advances).decode() if advances else None,
         "sends": orjson.dumps(sends).decode() if sends else None,
+        "canceling": [c.seq for c in claims if c.canceling],
     }
     cursor = await conn.execute(QueueSQL.SETTLE, params)
     row = await cursor.fetchone()
-    return set(row[0]) if row else set()
+    return (set(row[0]), set(row[1])) if row else (set(), set())
 
 
 async def sweep(conn: Connection, domain: str, upto: int | None = None) -> int:
