@@ -1,6 +1,7 @@
 """The command bus: send commands, one or many, and read what became of them."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from itertools import islice
 from typing import Any, TypeVar
 from uuid import UUID
@@ -10,13 +11,17 @@ from uuid_utils.compat import uuid7
 
 from commandbus._core.command_sql import CommandParams
 from commandbus._core.connection import Connection, Pool, transaction
-from commandbus.errors import BatchNotFoundError, CommandNotFoundError, DuplicateCommandError
+from commandbus._core.cursor import check_limit, dump_cursor, load_cursor
+from commandbus.errors import BatchNotFoundError, CommandNotFoundError, DuplicateCommandError, InvalidCursorError
 from commandbus.models import (
     AuditEvent,
     BatchCommand,
     BatchMetadata,
+    BatchStatus,
     BatchType,
     CommandMetadata,
+    CommandStatus,
+    Page,
     SendRequest,
 )
 from commandbus.payload import MAX_BYTES, check_name, dump_payload, load_payload
@@ -48,6 +53,7 @@ class CommandBus:
         """Store a command for any worker of `domain`; returns its id.
 
         With `conn` it is part of the caller's open transaction. `max_attempts` overrides the workers' retry policy.
+        `reply_to` is the address, a name as that of a domain, at which a ReplyQueue finds the command's one reply.
         Raises InvalidPayloadError, InvalidNameError, or DuplicateCommandError for an id that is stored; then nothing
         has changed, and the caller's transaction can go on.
         """
@@ -129,6 +135,98 @@ class CommandBus:
             raise BatchNotFoundError(domain, batch_id)
         return batch
 
+    async def query_commands(
+        self,
+        domain: str | None = None,
+        status: CommandStatus | None = None,
+        command_type: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+        *,
+        conn: Connection | None = None,
+    ) -> Page[CommandMetadata]:
+        """Return a page of at most `limit` (1 to 1,000) commands that match, newest first.
+
+        Of the two times, which need a time zone, the first is included, the second is not. Commands that are sent
+        while one pages come in no later page.
+        No call looks at more than some 10,000 commands: where few of many match, a page may be short or empty and
+        still have a next_cursor. That is so for COMPLETED ones behind a longer backlog of newer PENDING ones, and for
+        PENDING or parked ones among newer others while more than 10,000 are so. While more than 10,000 commands are
+        due, those IN_PROGRESS come in the order of the queue instead, longest in it first.
+        Raises InvalidCursorError for a cursor that was not a page's, ValueError for a limit or time as said above.
+        """
+        query = {
+            "domain": None if domain is None else check_name(domain, "domain"),
+            "command_type": None if command_type is None else check_name(command_type, "command type"),
+            "status": None if status is None else str(CommandStatus(status)),
+            "created_after": _aware(created_after, "created_after"),
+            "created_before": _aware(created_before, "created_before"),
+            "limit": check_limit(limit),
+            **_command_place(cursor, status),
+        }
+        async with transaction(self._pool, conn) as own:
+            found, (created_at, command_id, seq) = await commands.find(own, query)
+        if seq is not None:
+            return Page(found, dump_cursor((seq,)))
+        return Page(found, None if command_id is None else dump_cursor((created_at, command_id)))
+
+    async def list_batches(
+        self,
+        domain: str | None = None,
+        batch_type: BatchType | None = None,
+        status: BatchStatus | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+        *,
+        conn: Connection | None = None,
+    ) -> Page[BatchMetadata]:
+        """Return a page of at most `limit` (1 to 1,000) batches that match, newest first, their counts as of now.
+
+        Batches that have not ended are recounted for it. No call looks at more than 10,000 batches, nor goes on once it
+        has recounted 100,000 members: a page may be short or empty and still have a next_cursor.
+        Raises InvalidCursorError for a cursor that was not a page's, ValueError for a limit out of range.
+        """
+        created_at, batch_id = load_cursor(cursor, (datetime, UUID)) or (None, None)
+        query = {
+            "domain": None if domain is None else check_name(domain, "domain"),
+            "batch_type": None if batch_type is None else str(BatchType(batch_type)),
+            "status": None if status is None else str(BatchStatus(status)),
+            "limit": check_limit(limit),
+            "created_at": created_at,
+            "batch_id": batch_id,
+        }
+        async with transaction(self._pool, conn) as own:
+            found, place = await batches.find(own, query)
+        return Page(found, None if place is None else dump_cursor(place))
+
+    async def list_batch_commands(
+        self,
+        batch_id: UUID,
+        status: CommandStatus | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+        *,
+        conn: Connection | None = None,
+    ) -> Page[CommandMetadata]:
+        """Return a page of at most `limit` (1 to 1,000) commands of a COMMAND batch, in the order of their ordinals.
+
+        With a `status` no call looks at more than 10,000 of them: a page may be short or empty and still have a
+        next_cursor. A batch of processes, or one that does not exist, has none.
+        Raises InvalidCursorError for a cursor that was not a page's, ValueError for a limit out of range.
+        """
+        (ordinal,) = load_cursor(cursor, (int,)) or (-1,)
+        query = {
+            "batch_id": batch_id,
+            "status": None if status is None else str(CommandStatus(status)),
+            "limit": check_limit(limit),
+            "ordinal": ordinal,
+        }
+        async with transaction(self._pool, conn) as own:
+            found, last = await commands.of_batch(own, query)
+        return Page(found, None if last is None else dump_cursor((last,)))
+
     async def get_audit_trail(self, command_id: UUID, *, conn: Connection | None = None) -> list[AuditEvent]:
         """Return a command's audit trail, oldest event first; empty when there is no such command."""
         async with transaction(self._pool, conn) as own:
@@ -137,6 +235,8 @@ class CommandBus:
     def _row(self, request: SendRequest) -> dict[str, Any]:
         check_name(request.domain, "domain")
         check_name(request.command_type, "command type")
+        if request.reply_to is not None:
+            check_name(request.reply_to, "reply_to")  # a process's own address has a colon, so nobody can write it
         if request.max_attempts is not None and request.max_attempts < 1:
             raise ValueError(f"max_attempts must be at least 1, not {request.max_attempts}")
         return CommandParams.new(request, dump_payload(request.data, limit=self._max_payload))
@@ -195,6 +295,23 @@ def _request(domain: str, command: BatchCommand) -> SendRequest:
         command.reply_to,
         command.max_attempts,
     )
+
+
+def _command_place(cursor: str | None, status: CommandStatus | None) -> dict[str, Any]:
+    """What query_commands begins after: a time and an id, or a place in the queue."""
+    try:
+        created_at, command_id = load_cursor(cursor, (datetime, UUID)) or (None, None)
+    except InvalidCursorError:
+        if status != CommandStatus.IN_PROGRESS:
+            raise
+        return {"created_at": None, "command_id": None, "seq": (load_cursor(cursor, (int,)) or (None,))[0]}
+    return {"created_at": created_at, "command_id": command_id, "seq": None}
+
+
+def _aware(time: datetime | None, name: str) -> datetime | None:
+    if time is not None and time.utcoffset() is None:
+        raise ValueError(f"{name} needs a time zone, as in datetime.now(UTC); {time.isoformat()} has none")
+    return time
 
 
 def _chunks(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:

@@ -1,6 +1,10 @@
 """Statements on commandbus.batch."""
 
+from datetime import datetime
 from typing import Any
+from uuid import UUID
+
+from psycopg.sql import SQL
 
 from commandbus._core.command_sql import load_json
 from commandbus.models import BatchMetadata, BatchStatus, BatchType
@@ -19,10 +23,21 @@ class BatchSQL:
 
     REFRESH = "SELECT commandbus.sp_refresh_batch_stats(%(domain)s, %(batch_id)s)"
 
-    GET = """
-        SELECT domain, batch_id, batch_type, name, custom_data::text, status, total_count, completed_count,
-               failed_count, canceled_count, in_troubleshooting_count, created_at, started_at, completed_at
-          FROM commandbus.batch WHERE domain = %(domain)s AND batch_id = %(batch_id)s"""
+    COLUMNS = """domain, batch_id, batch_type, name, custom_data::text, status, total_count, completed_count,
+               failed_count, canceled_count, in_troubleshooting_count, created_at, started_at, completed_at"""
+
+    GET = SQL("SELECT {columns} FROM commandbus.batch WHERE domain = %(domain)s AND batch_id = %(batch_id)s").format(
+        columns=SQL(COLUMNS)
+    )
+
+    # A page of batches, newest first, those that have not ended recounted; a last row without a domain has the
+    # created_at and batch_id that the next page begins after.
+    READ = SQL(
+        """
+        SELECT {columns}
+          FROM commandbus.read_batches(%(domain)s, %(batch_type)s, %(status)s, %(created_at)s, %(batch_id)s,
+                                       %(limit)s)"""
+    ).format(columns=SQL(COLUMNS))
 
 
 class BatchParsers:
@@ -30,8 +45,13 @@ class BatchParsers:
 
     @staticmethod
     def from_row(row: tuple[Any, ...]) -> BatchMetadata:
-        """Parse a row of GET."""
+        """Parse a row of COLUMNS."""
         domain, batch_id, batch_type, name, custom_data, status, *rest = row
         return BatchMetadata(
             domain, batch_id, BatchType(batch_type), name, load_json(custom_data), BatchStatus(status), *rest
         )
+
+    @staticmethod
+    def key(row: tuple[Any, ...]) -> tuple[datetime, UUID]:
+        """Where a row of READ stands in the listing."""
+        return row[11], row[1]

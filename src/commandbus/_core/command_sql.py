@@ -4,6 +4,7 @@ from typing import Any
 from uuid import UUID
 
 from orjson import Fragment
+from psycopg.sql import SQL
 
 from commandbus.models import AuditEvent, CommandMetadata, CommandStatus, SendRequest
 from commandbus.payload import load_payload
@@ -19,11 +20,33 @@ class CommandSQL:
     # Which of these ids are stored, and with what data: tells a duplicate's story.
     STORED = "SELECT command_id, payload::text FROM commandbus.command WHERE command_id = ANY(%(command_ids)s)"
 
-    GET = """
-        SELECT command_id, domain, command_type, status, payload::text, attempts, max_attempts, lost_leases,
+    COLUMNS = """command_id, domain, command_type, status, payload::text, attempts, max_attempts, lost_leases,
                correlation_id, reply_to, batch_id, process_id, step, result::text, error_code, error_message,
-               worker_id, lease_until, due_at, created_at, updated_at, completed_at
-          FROM commandbus.command_state WHERE command_id = %(command_id)s"""
+               worker_id, lease_until, due_at, created_at, updated_at, completed_at"""
+
+    GET = SQL("SELECT {columns} FROM commandbus.command_state WHERE command_id = %(command_id)s").format(
+        columns=SQL(COLUMNS)
+    )
+
+    # A page of commands, before each what the next page begins after; one row of NULLs when it has none.
+    FIND = SQL(
+        """
+        SELECT f.next_created_at, f.next_command_id, f.next_seq, {columns}
+          FROM commandbus.find_commands(
+                   %(domain)s, %(command_type)s, %(status)s, %(created_after)s, %(created_before)s,
+                   %(created_at)s, %(command_id)s, %(seq)s, %(limit)s) f
+          LEFT JOIN LATERAL commandbus.read_commands(f.command_ids) WITH ORDINALITY AS s ON true
+         ORDER BY ordinality"""
+    ).format(columns=SQL(COLUMNS))
+
+    # The same for a batch's commands.
+    OF_BATCH = SQL(
+        """
+        SELECT f.next_ordinal, {columns}
+          FROM commandbus.find_batch_commands(%(batch_id)s, %(status)s, %(ordinal)s, %(limit)s) f
+          LEFT JOIN LATERAL commandbus.read_commands(f.command_ids) WITH ORDINALITY AS s ON true
+         ORDER BY ordinality"""
+    ).format(columns=SQL(COLUMNS))
 
     AUDIT_TRAIL = """
         SELECT event_id, command_id, type, ts, epoch, worker_id, attempt, max_attempts, lease_until, details::text
@@ -35,7 +58,7 @@ class CommandParsers:
 
     @staticmethod
     def metadata(row: tuple[Any, ...]) -> CommandMetadata:
-        """Parse a row of GET."""
+        """Parse a row of COLUMNS."""
         values = list(row)
         values[3], values[4], values[13] = CommandStatus(row[3]), load_payload(row[4]), load_json(row[13])
         return CommandMetadata(*values)

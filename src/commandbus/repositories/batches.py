@@ -1,5 +1,6 @@
 """Batches in the database."""
 
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -19,3 +20,10 @@ async def get(conn: Connection, domain: str, batch_id: UUID) -> BatchMetadata | 
     await conn.execute(BatchSQL.REFRESH, key)
     row = await (await conn.execute(BatchSQL.GET, key)).fetchone()
     return None if row is None else BatchParsers.from_row(row)
+
+
+async def find(conn: Connection, query: dict[str, Any]) -> tuple[list[BatchMetadata], tuple[datetime, UUID] | None]:
+    """Recount and return a page of batches, and the created_at and batch_id that the next one begins after."""
+    rows = await (await conn.execute(BatchSQL.READ, query)).fetchall()
+    found = [BatchParsers.from_row(row) for row in rows if row[0] is not None]
+    return found, BatchParsers.key(rows[-1]) if len(found) < len(rows) else None

@@ -29,6 +29,18 @@ async def get(conn: Connection, command_id: UUID) -> CommandMetadata | None:
     return None if row is None else CommandParsers.metadata(row)
 
 
+async def find(conn: Connection, query: dict[str, Any]) -> tuple[list[CommandMetadata], tuple[Any, Any, Any]]:
+    """Return a page of commands, and what the next one begins after: created_at and command_id, or seq, else Nones."""
+    rows = await (await conn.execute(CommandSQL.FIND, query)).fetchall()
+    return [CommandParsers.metadata(row[3:]) for row in rows if row[3] is not None], rows[0][:3]
+
+
+async def of_batch(conn: Connection, query: dict[str, Any]) -> tuple[list[CommandMetadata], int | None]:
+    """Return a page of a batch's commands, and the ordinal that the next one begins after, None at the end."""
+    rows = await (await conn.execute(CommandSQL.OF_BATCH, query)).fetchall()
+    return [CommandParsers.metadata(row[1:]) for row in rows if row[1] is not None], rows[0][0]
+
+
 async def audit_trail(conn: Connection, command_id: UUID) -> list[AuditEvent]:
     """Return a command's events, oldest first."""
     cursor = await conn.execute(CommandSQL.AUDIT_TRAIL, {"command_id": command_id})
