@@ -1,23 +1,50 @@
-"""Statements on commandbus.worker. Its times are wall time: see the table's comment."""
+"""Statements on commandbus.worker and its statistics. Their times are wall time: see the tables' comments."""
 
 
 class WorkerSQL:
     """Registration and heartbeat."""
 
     REGISTER = """
-        INSERT INTO commandbus.worker (domain, host, pid, command_types, process_types, concurrency,
+        INSERT INTO commandbus.worker (domain, host, pid, command_types, process_types, concurrency, version,
                                        started_at, heartbeat_at, alive_until)
-        VALUES (%(domain)s, %(host)s, %(pid)s, %(command_types)s, %(process_types)s, %(concurrency)s,
+        VALUES (%(domain)s, %(host)s, %(pid)s, %(command_types)s, %(process_types)s, %(concurrency)s, %(version)s,
                 clock_timestamp(), clock_timestamp(), clock_timestamp() + %(alive_for)s)
         RETURNING worker_id"""
 
+    # Stores what was done, each second once, whatever number of times it is sent; tells the time.
     HEARTBEAT = """
-        UPDATE commandbus.worker
-           SET heartbeat_at = clock_timestamp(), alive_until = clock_timestamp() + %(alive_for)s,
-               claimed = %(claimed)s, completed = %(completed)s, failed = %(failed)s, retried = %(retried)s,
-               parked = %(parked)s, dropped = %(dropped)s,
-               stopped_at = CASE WHEN %(stopped)s THEN clock_timestamp() END
-         WHERE worker_id = %(worker_id)s"""
+        WITH beat AS (
+            UPDATE commandbus.worker
+               SET heartbeat_at = clock_timestamp(), alive_until = clock_timestamp() + %(alive_for)s,
+                   claimed = %(claimed)s, completed = %(completed)s, failed = %(failed)s, retried = %(retried)s,
+                   parked = %(parked)s, dropped = %(dropped)s,
+                   stopped_at = CASE WHEN %(stopped)s THEN clock_timestamp() END
+             WHERE worker_id = %(worker_id)s
+            RETURNING worker_id
+        ), stored AS (
+            INSERT INTO commandbus.worker_statistic (
+                   second, worker_id, command_type, claimed, completed, failed, retried, parked,
+                   run_seconds, run_buckets, run_counts, wait_seconds, wait_buckets, wait_counts)
+            SELECT to_timestamp(s.second), beat.worker_id, s.command_type, s.claimed, s.completed, s.failed,
+                   s.retried, s.parked, s.run_seconds, s.run_buckets, s.run_counts,
+                   s.wait_seconds, s.wait_buckets, s.wait_counts
+              FROM beat CROSS JOIN json_to_recordset(%(statistics)s::json) AS s (
+                   second bigint, command_type text, claimed integer, completed integer, failed integer,
+                   retried integer, parked integer,
+                   run_seconds double precision, run_buckets smallint[], run_counts integer[],
+                   wait_seconds double precision, wait_buckets smallint[], wait_counts integer[])
+            ON CONFLICT DO NOTHING
+        )
+        SELECT extract(epoch FROM clock_timestamp())::float8"""
+
+    # Drops old statistics of all workers, dead ones too; skips what another worker is dropping.
+    FORGET = """
+        DELETE FROM commandbus.worker_statistic s
+         USING (SELECT o.second, o.worker_id, o.command_type
+                  FROM commandbus.worker_statistic o
+                 WHERE o.second < clock_timestamp() - %(kept)s
+                 ORDER BY o.second LIMIT 10000 FOR UPDATE SKIP LOCKED) old
+         WHERE (s.second, s.worker_id, s.command_type) = (old.second, old.worker_id, old.command_type)"""
 
     # Whether some live worker handles a command type.
     HANDLES = """

@@ -3,26 +3,19 @@
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+
+import orjson
 
 from commandbus._core.connection import Connection
 from commandbus._core.worker_sql import WorkerSQL
+from commandbus.statistics import WorkerCounts as WorkerCounts
 
 HEARTBEAT = 2.0  # seconds between heartbeats
 ALIVE_FOR = timedelta(seconds=10 * HEARTBEAT)  # without a heartbeat, then a worker counts as dead
-
-
-@dataclass(slots=True)
-class WorkerCounts:
-    """What a worker has done since it started."""
-
-    claimed: int = 0
-    completed: int = 0
-    failed: int = 0
-    retried: int = 0
-    parked: int = 0
-    dropped: int = 0
+STATISTICS_KEPT = timedelta(hours=1)
 
 
 async def register(
@@ -36,6 +29,7 @@ async def register(
         "command_types": list(command_types),
         "process_types": list(process_types),
         "concurrency": concurrency,
+        "version": library_version(),
         "alive_for": ALIVE_FOR,
     }
     cursor = await conn.execute(WorkerSQL.REGISTER, params)
@@ -44,7 +38,11 @@ async def register(
 
 
 async def heartbeat(conn: Connection, worker_id: int, counts: WorkerCounts, *, stopped: bool = False) -> None:
-    """Tell that the worker lives, or that it has stopped, and what it has done."""
+    """Tell that the worker lives, or that it has stopped, and what it has done.
+
+    It may be sent again after an answer that was lost.
+    """
+    rows = counts.by_second.rows(all_of_them=stopped)
     params = {
         "worker_id": worker_id,
         "alive_for": ALIVE_FOR,
@@ -55,8 +53,16 @@ async def heartbeat(conn: Connection, worker_id: int, counts: WorkerCounts, *, s
         "retried": counts.retried,
         "parked": counts.parked,
         "dropped": counts.dropped,
+        "statistics": orjson.dumps(rows).decode(),
     }
-    await conn.execute(WorkerSQL.HEARTBEAT, params)
+    row = await (await conn.execute(WorkerSQL.HEARTBEAT, params)).fetchone()
+    if row is not None:
+        counts.by_second.stored(rows, row[0])
+
+
+async def forget(conn: Connection, kept: timedelta = STATISTICS_KEPT) -> int:
+    """Drop the statistics that are older than `kept`, a bounded number at a time; returns how many rows."""
+    return (await conn.execute(WorkerSQL.FORGET, {"kept": kept})).rowcount
 
 
 async def handles(conn: Connection, domain: str, command_type: str) -> bool:
@@ -70,3 +76,12 @@ async def others_types(conn: Connection, worker_id: int) -> frozenset[str]:
     """Return the command types of the worker's domain that only others handle: it leaves those to them."""
     cursor = await conn.execute(WorkerSQL.OTHERS_TYPES, {"worker_id": worker_id})
     return frozenset([row[0] for row in await cursor.fetchall()])
+
+
+@cache
+def library_version() -> str:
+    """The version of this library, empty when it runs without having been installed."""
+    try:
+        return version("pytest-commandbus")
+    except PackageNotFoundError:
+        return ""

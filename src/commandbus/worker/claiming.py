@@ -247,7 +247,7 @@ class Claiming:
         place.after = claims[-1].seq
         place.has_released = False
         self.highest = max(self.highest, claims[-1].seq)
-        self._counts.claimed += len(claims)
+        self._counts.add_claims([(claimed.command_type, claimed.waited) for claimed in claims])
         excess = await intake.take(lane, claims, claimed_at)
         if excess:
             await self._conn.retrying(

@@ -75,9 +75,9 @@ class Lane:
 
 
 class Pending:
-    """A claimed command that was not started yet. Times are the loop's."""
+    """A claimed command. Times are the loop's; `seconds` is how long its handler ran, None before its end."""
 
-    __slots__ = ("claimed", "claimed_at", "lane", "leased_at", "run")
+    __slots__ = ("claimed", "claimed_at", "lane", "leased_at", "run", "seconds")
 
     def __init__(self, claimed: Claimed, run: Run, claimed_at: float, lane: Lane) -> None:
         self.claimed = claimed
@@ -85,6 +85,7 @@ class Pending:
         self.claimed_at = claimed_at
         self.leased_at = claimed_at
         self.lane = lane
+        self.seconds: float | None = None
 
 
 def lanes(concurrency: int, caps: Mapping[str, int]) -> tuple[Lane, ...]:

@@ -58,9 +58,12 @@ class Settling:
     def add(self, pending: Pending, outcome: Outcome | None) -> None:
         """Take an attempt's outcome; None when there is nothing to settle."""
         if outcome is None:
+            if pending.run.is_settled and pending.seconds is not None:  # in its handler's own transaction
+                self._counts.add_outcomes([(pending.claimed.command_type, "COMPLETED", pending.seconds)])
+                pending.seconds = None
             self.on_space()
             return
-        self._finished.append(Finished(pending.claimed, outcome))
+        self._finished.append(Finished(pending.claimed, outcome, pending.seconds))
         self._flushed.clear()
         self._work.set()
 
@@ -122,7 +125,8 @@ class Settling:
             refused = PermanentCommandError(_UNSETTLED, f"the database refused the outcome {outcome.event}: {error}")
             again = failed(refused, outcome.failures, 1, RetryPolicy(), {})
             again.failures = group[0].claimed.failures + 1
-            return await self._settle([Finished(group[0].claimed, again)])
+            group[0].outcome = again
+            return await self._settle(group)
 
     async def _not_found(self, claimed: Claimed) -> Outcome:
         domain, command_type = self._settlement.domain, claimed.command_type
@@ -139,17 +143,10 @@ class Settling:
         return await self._router.route(conn)
 
     def _count(self, group: Sequence[Finished], lost: set[int]) -> None:
-        for finished in group:
+        self._counts.add_outcomes(
+            [(f.claimed.command_type, f.outcome.event, f.seconds) for f in group if f.claimed.seq not in lost]
+        )
+        for finished in group if lost else ():
             if finished.claimed.seq in lost:
                 self._counts.dropped += 1
                 _log.warning("late outcome of command %s dropped: its lease was lost", finished.claimed.command_id)
-                continue
-            match finished.outcome.event:
-                case "COMPLETED":
-                    self._counts.completed += 1
-                case "RETRY_SCHEDULED":
-                    self._counts.retried += 1
-                case "MOVED_TO_TSQ":
-                    self._counts.parked += 1
-                case "BUSINESS_RULE_FAILED":
-                    self._counts.failed += 1

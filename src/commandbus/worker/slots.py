@@ -110,7 +110,8 @@ class Slots:
             outcome = await self._executor.execute(pending.run)
         finally:
             del self.running[task]
-        pending.lane.ended(pending.claimed.command_type, perf_counter() - started)
+        pending.seconds = perf_counter() - started
+        pending.lane.ended(pending.claimed.command_type, pending.seconds)
         self._on_outcome(pending, outcome)
         thread = pending.run.thread
         if thread is not None and not thread.done() and not pending.run.is_released:

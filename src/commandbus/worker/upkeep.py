@@ -12,6 +12,7 @@ from commandbus.worker.leases import margin
 from commandbus.worker.reserved import ReservedConnection
 from commandbus.worker.slots import Slots
 
+_FORGET_EVERY = 60.0  # seconds
 _SHARE = 20  # times as long as a sweep took is the least time to the next one
 
 
@@ -67,7 +68,7 @@ class Upkeep:
         """Heartbeat, sweep, and look after unstarted leases, each when it is due."""
         loop = asyncio.get_running_loop()
         tick = min(workers.HEARTBEAT, self._lease / 8)
-        beat_at = sweep_at = loop.time()
+        beat_at = sweep_at = forget_at = loop.time()
         full_sweep_at = loop.time()
         while True:
             now = loop.time()
@@ -75,6 +76,9 @@ class Upkeep:
             if now >= beat_at:
                 beat_at = now + workers.HEARTBEAT
                 await self._conn.retrying(self._beat, "heartbeat")
+            if now >= forget_at:
+                forget_at = now + _FORGET_EVERY
+                await self._conn.retrying(workers.forget, "forget old statistics")
             if now >= sweep_at:
                 sweep_at = now + min(workers.HEARTBEAT, self._lease / 2)
                 is_full = now >= full_sweep_at
