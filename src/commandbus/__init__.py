@@ -10,6 +10,7 @@ _foreign.check(Path(__file__).parent, sys.path)
 from commandbus.app import App  # noqa: E402  only once no other package's modules can mix in
 from commandbus.bus import CommandBus  # noqa: E402
 from commandbus.errors import (  # noqa: E402
+    AttemptEndedError,
     BatchNotFoundError,
     BusinessRuleError,
     CommandBusError,
@@ -27,10 +28,11 @@ from commandbus.errors import (  # noqa: E402
     SchemaError,
     TransientCommandError,
 )
-from commandbus.handler import HandlerContext, HandlerRegistry, Middleware, handler  # noqa: E402
+from commandbus.handler import BlockingContext, HandlerContext, HandlerRegistry, Middleware, handler  # noqa: E402
 from commandbus.migrate import migrate  # noqa: E402
 from commandbus.models import (  # noqa: E402
     AuditEvent,
+    BatchCancellation,
     BatchCommand,
     BatchMetadata,
     BatchStatus,
@@ -40,6 +42,7 @@ from commandbus.models import (  # noqa: E402
     CommandMetadata,
     CommandStatus,
     Page,
+    ReceivedReply,
     Reply,
     ReplyOutcome,
     SendRequest,
@@ -47,17 +50,21 @@ from commandbus.models import (  # noqa: E402
     TroubleshootingItem,
 )
 from commandbus.policies import RetryPolicy  # noqa: E402
+from commandbus.replies import ReplyQueue  # noqa: E402
 from commandbus.troubleshooting import TroubleshootingQueue  # noqa: E402
 from commandbus.worker import Worker  # noqa: E402
 
 __all__ = [
     "App",
+    "AttemptEndedError",
     "AuditEvent",
+    "BatchCancellation",
     "BatchCommand",
     "BatchMetadata",
     "BatchNotFoundError",
     "BatchStatus",
     "BatchType",
+    "BlockingContext",
     "BulkResult",
     "BusinessRuleError",
     "Command",
@@ -80,8 +87,10 @@ __all__ = [
     "PermanentCommandError",
     "PoolTooSmallError",
     "ProcessNotFoundError",
+    "ReceivedReply",
     "Reply",
     "ReplyOutcome",
+    "ReplyQueue",
     "RetryPolicy",
     "SchemaError",
     "SendRequest",

@@ -138,5 +138,18 @@ class LeaseLostError(CommandBusError):
         self.command_id = command_id
 
 
+class AttemptEndedError(LeaseLostError):
+    """A plain handler's thread goes on after its attempt: the lease ran out, or the worker stops; its work is void."""
+
+    def __init__(self, command_id: UUID) -> None:
+        CommandBusError.__init__(
+            self,
+            f"the attempt at command {command_id} has ended before its handler: what was open is rolled back, and its "
+            "result will be dropped, so return. Ask for a longer visibility_timeout, or call "
+            "ctx.sync.extend_visibility() in time",
+        )
+        self.command_id = command_id
+
+
 class PoolTooSmallError(CommandBusError):
     """The connection pool cannot serve a worker and its handlers at the same time."""

@@ -2,11 +2,14 @@
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Executor as Threads
+from concurrent.futures import Future
 from typing import Any
+from uuid import UUID
 
-from commandbus.errors import TransientCommandError
+from commandbus.blocking.caller import Caller, Ending
+from commandbus.errors import AttemptEndedError, TransientCommandError
 from commandbus.handler import HandlerContext, Middleware, RegisteredHandler, Result
 from commandbus.outcome import TIMEOUT, Outcome, completed, failed
 from commandbus.policies import RetryPolicy
@@ -58,14 +61,42 @@ class Executor:
     async def _in_thread(self, run: "Run") -> Any:
         call = contextvars.copy_context().run
         loop = asyncio.get_running_loop()
+        run.calls = AttemptCalls(loop, run.context.command.command_id)
         run.thread = loop.run_in_executor(self._threads, call, run.handler.function, run.context.command, run.context)
-        return await asyncio.shield(run.thread)  # a thread cannot be cancelled: it keeps its slot until it returns
+        try:
+            return await asyncio.shield(run.thread)  # a thread cannot be cancelled: it keeps its slot until it returns
+        finally:
+            await run.calls.end()  # what it has open is rolled back before the outcome is settled
+
+
+class AttemptCalls(Caller):
+    """The calls of a plain handler's thread into the worker's loop, until its attempt ends."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, command_id: UUID) -> None:
+        super().__init__(loop)
+        self._command_id = command_id
+
+    def _start(self, work: Callable[[], Coroutine[Any, Any, Ending]]) -> "Future[Ending]":
+        return asyncio.run_coroutine_threadsafe(work(), self._loop)
+
+    def _ended(self) -> Exception:
+        return AttemptEndedError(self._command_id)
 
 
 class Run:
     """One attempt while it runs. `deadline` is in seconds of the loop's clock."""
 
-    __slots__ = ("context", "deadline", "failures", "handler", "is_released", "is_settled", "is_timed_out", "thread")
+    __slots__ = (
+        "calls",
+        "context",
+        "deadline",
+        "failures",
+        "handler",
+        "is_released",
+        "is_settled",
+        "is_timed_out",
+        "thread",
+    )
 
     def __init__(self, context: HandlerContext, handler: RegisteredHandler, failures: int, deadline: float) -> None:
         self.context = context
@@ -76,6 +107,7 @@ class Run:
         self.is_released = False
         self.is_settled = False
         self.thread: asyncio.Future[Any] | None = None
+        self.calls: AttemptCalls | None = None  # of a plain handler's thread
 
 
 def _wrapped(

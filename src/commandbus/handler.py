@@ -2,14 +2,15 @@
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 from uuid import UUID
 
-from psycopg import AsyncConnection
-from psycopg_pool import AsyncConnectionPool
+from psycopg import AsyncConnection, Connection
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
+from commandbus.blocking import Caller, SyncProxy
 from commandbus.errors import HandlerAlreadyRegisteredError, HandlerNotFoundError
 from commandbus.models import Command
 from commandbus.payload import check_name
@@ -28,6 +29,10 @@ class Lease(Protocol):
     @property
     def pool(self) -> AsyncConnectionPool[Any]:
         """The worker's pool."""
+
+    @property
+    def calls(self) -> Caller:
+        """The way from the handler's thread into the worker's loop. Raises InvalidOperationError for an async one."""
 
     async def extend(self, context: "HandlerContext", seconds: float) -> None:
         """Prolong it to `seconds` from now."""
@@ -68,6 +73,11 @@ class HandlerContext:
         """The pool of the worker, for what the handler reads or writes by itself."""
         return self.lease.pool
 
+    @property
+    def sync(self) -> "BlockingContext":
+        """The methods below and the pool in blocking form, for a plain handler, which runs in a thread."""
+        return BlockingContext(self)
+
     async def extend_visibility(self, seconds: float) -> None:
         """Prolong the lease to `seconds` from now. Raises LeaseLostError when it is no longer this worker's."""
         await self.lease.extend(self, seconds)
@@ -85,6 +95,38 @@ class HandlerContext:
         Raises InvalidOperationError outside such a transaction or the second time, LeaseLostError as above.
         """
         await self.lease.complete(self, result)
+
+
+class BlockingContext:
+    """What a plain handler can do with its command, from its thread: the methods of HandlerContext, which block here.
+
+    Once the attempt has ended (its lease was about to end, or the worker stops) while the thread still runs, what it
+    has open is rolled back, and each of these raises AttemptEndedError, a LeaseLostError.
+    """
+
+    def __init__(self, context: HandlerContext) -> None:
+        self._context = context
+        self._calls = context.lease.calls
+
+    @property
+    def pool(self) -> "ConnectionPool[Any]":
+        """The pool of the worker: `with ctx.sync.pool.connection() as conn`."""
+        return cast("ConnectionPool[Any]", SyncProxy(self._context.pool, self._calls))
+
+    def extend_visibility(self, seconds: float) -> None:
+        """As HandlerContext.extend_visibility."""
+        self._calls.call(self._context.extend_visibility, seconds)
+
+    def transaction(self) -> "AbstractContextManager[Connection[Any]]":
+        """As HandlerContext.transaction: `with ctx.sync.transaction() as conn`, which has psycopg.Connection's methods.
+
+        Handed on as `conn=` to the blocking bus (`commandbus.sync`), what that stores commits with the completion.
+        """
+        return cast("AbstractContextManager[Connection[Any]]", SyncProxy(self._context.transaction(), self._calls))
+
+    def complete(self, result: Result = None) -> None:
+        """As HandlerContext.complete, within `with ctx.sync.transaction()`."""
+        self._calls.call(self._context.complete, result)
 
 
 class Middleware:

@@ -20,7 +20,7 @@ Ending = tuple[Any, BaseException | None]
 class Caller(ABC):
     """Runs functions on a loop for the threads that call it, each of which waits for its own; any number at once."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._tasks: set[asyncio.Task[Any]] = set()
         self._is_ended = False
@@ -109,9 +109,8 @@ class Caller(ABC):
         try:
             visit.work.do()
         except BaseException:  # of a signal handler: a Ctrl-C, a time limit
-            if self._loop is not None:
-                with suppress(RuntimeError):  # the loop is closed
-                    self._loop.call_soon_threadsafe(visit.cancel)
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(visit.cancel)
             visit.work.do()  # the rollback may need this thread; a second signal leaves at once
             raise
 

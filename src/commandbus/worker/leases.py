@@ -9,6 +9,7 @@ from psycopg import AsyncConnection
 
 from commandbus._core.connection import Connection, Pool
 from commandbus._core.queue_sql import Claimed
+from commandbus.blocking import Caller
 from commandbus.errors import InvalidOperationError, LeaseLostError
 from commandbus.executor import Run
 from commandbus.handler import HandlerContext, Result
@@ -43,6 +44,15 @@ class CommandLease:
     def pool(self) -> Pool:
         """The worker's pool."""
         return self._pool
+
+    @property
+    def calls(self) -> Caller:
+        """The way from the handler's thread into this loop."""
+        if self.run is None or self.run.calls is None:
+            raise InvalidOperationError(
+                "ctx.sync is for plain handlers, which run in a thread; this one is async: await the methods of ctx"
+            )
+        return self.run.calls
 
     async def extend(self, context: HandlerContext, seconds: float) -> None:
         """Prolong the lease to `seconds` from now."""
@@ -88,7 +98,9 @@ class CommandLease:
     async def complete(self, context: HandlerContext, result: Result) -> None:
         """Settle as COMPLETED in the open transaction: the ordinary settlement of a batch of one."""
         if self._conn is None:
-            raise InvalidOperationError("complete() works inside `async with ctx.transaction()` only")
+            raise InvalidOperationError(
+                "complete() works inside `async with ctx.transaction()`, or `with ctx.sync.transaction()`, only"
+            )
         if self._is_recorded:
             raise InvalidOperationError("this command is already completed in this transaction")
         outcome = completed(result, self._claimed.failures, context.details)
