@@ -137,6 +137,19 @@ class Reply:
     error_message: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceivedReply(Reply):
+    """A reply that a consumer holds, until it acknowledges it or `lease_until` (database clock).
+
+    `epoch` counts how many times it was received: above 1, an earlier consumer may have done with it already.
+    """
+
+    reply_id: int
+    epoch: int
+    lease_until: datetime
+    created_at: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class BatchMetadata:
     """A batch and its counts as of the moment when it was read.
@@ -159,6 +172,18 @@ class BatchMetadata:
     created_at: datetime
     started_at: datetime | None
     completed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchCancellation:
+    """What `CommandBus.cancel_batch` did.
+
+    `canceled` members were cancelled at once; `in_flight` ones (as of now) end first. What had ended, waits for an
+    operator (commands) or undoes its steps already (processes) is in neither.
+    """
+
+    canceled: int
+    in_flight: int
 
 
 @dataclass(frozen=True, slots=True)

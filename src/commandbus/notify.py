@@ -1,4 +1,5 @@
-"""Wake an idle worker within milliseconds of a send: one LISTEN connection that mends itself.
+"""Wake an idle worker within milliseconds of a send, a consumer within milliseconds of a reply: one LISTEN connection
+that mends itself.
 
 A wake-up is only ever a hint. It may come twice, and it is lost while the connection is being re-made; so `wake` is
 also called each time LISTEN comes into force, and the caller polls besides.
@@ -10,13 +11,15 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
-from typing import Any, LiteralString
+from types import TracebackType
+from typing import Any, LiteralString, Self
 
 import psycopg
 from psycopg import sql
 
+from commandbus._core.connection import Connection, Pool
 from commandbus.errors import CommandBusError
 
 _log = logging.getLogger(__name__)
@@ -34,7 +37,8 @@ class ListenRefusedError(CommandBusError):
     def __init__(self) -> None:
         super().__init__(
             "a pooling proxy stands between this program and PostgreSQL, where LISTEN is lost: "
-            "run the worker with listen=False (it then polls), or give it a DSN that leads to PostgreSQL itself"
+            "run the worker, router or consumer with listen=False (it then polls), "
+            "or give it a DSN that leads to PostgreSQL itself"
         )
 
 
@@ -44,8 +48,26 @@ def channel(domain: str) -> str:
     return "commandbus_" + hashlib.md5(domain.encode(), usedforsecurity=False).hexdigest()
 
 
+def reply_channel(reply_to: str) -> str:
+    """The NOTIFY channel of the replies at an address; no domain has a colon."""
+    return channel(f"reply_to:{reply_to}")
+
+
+async def connect_beside(pool: Pool) -> Connection:
+    """Open a connection as the pool's are, but not one of them: for LISTEN, which lasts as long as its user."""
+    conninfo = pool.conninfo
+    if callable(conninfo):
+        given = conninfo()
+        conninfo = given if isinstance(given, str) else await given
+    kwargs = pool.kwargs
+    if callable(kwargs):
+        more = kwargs()
+        kwargs = more if isinstance(more, dict) else await more
+    return await psycopg.AsyncConnection.connect(conninfo, **{**(kwargs or {}), "autocommit": True})
+
+
 class Listener:
-    """Calls `wake()` at each notification on `channel`, and each time listening (re)starts.
+    """Calls `wake()` at each notification on one of `channels`, and each time listening (re)starts.
 
     `connect` gives a new connection that the listener then owns: straight to PostgreSQL, not borrowed from a pool, with
     TCP keepalives as its conninfo says. Every `heartbeat` seconds without a notification the connection is tried; one
@@ -56,14 +78,14 @@ class Listener:
     def __init__(
         self,
         connect: Callable[[], Awaitable[psycopg.AsyncConnection[Any]]],
-        channel: str,
+        channels: str | Sequence[str],
         wake: Callable[[], None],
         *,
         heartbeat: float = 10.0,
         heartbeat_timeout: float = 5.0,
     ) -> None:
         self._connect = connect
-        self._channel = channel
+        self._channels = (channels,) if isinstance(channels, str) else tuple(channels)
         self._wake = wake
         self._heartbeat = heartbeat
         self._heartbeat_timeout = heartbeat_timeout
@@ -80,7 +102,7 @@ class Listener:
             try:
                 await self._listen()
             except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
-                _log.warning("listening on %s stopped, connecting again: %s", self._channel, error)
+                _log.warning("listening on %s stopped, connecting again: %s", ", ".join(self._channels), error)
             if monotonic() - started > 2 * _LONGEST_DELAY:  # it had worked for a while
                 delay = _FIRST_DELAY
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # jitter is no secret
@@ -106,7 +128,8 @@ class Listener:
         # a proxy makes up the process id that it tells its clients, while the server knows the true one
         if await self._ask(conn, _BACKEND_PID) != conn.info.backend_pid:
             raise ListenRefusedError
-        await conn.execute(sql.SQL(_LISTEN).format(sql.Identifier(self._channel)))
+        for name in self._channels:
+            await conn.execute(sql.SQL(_LISTEN).format(sql.Identifier(name)))
 
     async def _ask(self, conn: psycopg.AsyncConnection[Any], question: LiteralString) -> Any:
         """The one value that answers `question`; raises OperationalError when the answer takes too long."""
@@ -123,3 +146,59 @@ def _hang_up(conn: psycopg.AsyncConnection[Any]) -> None:
     """End the connection on our side, so that whoever waits for the server sees it closed."""
     with socket.socket(fileno=os.dup(conn.fileno())) as line:
         line.shutdown(socket.SHUT_RDWR)
+
+
+class Alarm:
+    """Says when to look again: after a notification on one of `channels`, `poll_interval` seconds, or at a stop.
+
+    With `listen` False it goes by the clock alone. Used as `async with Alarm(...) as alarm: while await alarm.wait():`.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        channels: Sequence[str],
+        *,
+        poll_interval: float,
+        listen: bool = True,
+        stop: asyncio.Event | None = None,
+    ) -> None:
+        if not poll_interval > 0:
+            raise ValueError(f"poll_interval must be above 0 seconds, not {poll_interval}")
+        self._poll_interval = poll_interval
+        self._stop = stop or asyncio.Event()
+        self._woken = asyncio.Event()
+        self._woken.set()  # what is there already went unheard
+        self._listener = Listener(lambda: connect_beside(pool), channels, self._woken.set) if listen else None
+        self._tasks: list[asyncio.Task[Any]] = []
+
+    async def __aenter__(self) -> Self:
+        self._tasks.append(asyncio.create_task(self._stop.wait(), name="commandbus stop"))
+        if self._listener is not None:
+            self._tasks.append(asyncio.create_task(self._listener.run(), name="commandbus listen"))
+        for task in self._tasks:
+            task.add_done_callback(lambda _: self._woken.set())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def wait(self) -> bool:
+        """Sleep until it is time to look, at once the first time; False when it was stopped.
+
+        Raises ListenRefusedError as Listener.run does.
+        """
+        try:
+            async with asyncio.timeout(self._poll_interval):
+                await self._woken.wait()
+        except TimeoutError:
+            pass
+        self._woken.clear()
+        for task in self._tasks[1:]:
+            if task.done():
+                task.result()
+        return not self._stop.is_set()

@@ -1,16 +1,23 @@
 """Replies that other applications left for the processes of this one.
 
 A handler's application that lacks the manager leaves a reply row; the router takes rows in bulk, decides, and applies
-each advance in the transaction that deletes its row. A worker that is given process managers runs one by itself.
+each advance in the transaction that deletes its row. A worker that is given process managers runs one by itself; an
+application that handles no commands runs it alone.
 """
 
+import asyncio
 import logging
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import psycopg
+
 from commandbus._core.connection import Connection, Pool, transaction
 from commandbus._core.process_sql import ProcessParsers, ProcessSQL
+from commandbus.migrate import check_schema
 from commandbus.models import ReplyOutcome
+from commandbus.notify import Alarm, channel
 from commandbus.payload import load_payload
 from commandbus.process import advance
 from commandbus.process.decide import Manager, Process
@@ -19,15 +26,42 @@ from commandbus.settlement import process_address
 
 _log = logging.getLogger(__name__)
 _CHUNK = 500
+_PAUSE = 1.0  # seconds, jittered, after the database failed to answer
 
 
 class ProcessReplyRouter:
-    """Applies waiting replies to the processes of the given managers."""
+    """Applies waiting replies to the processes of the given managers. Any number may run at once, on any machine."""
 
     def __init__(self, managers: Sequence[Manager], pool: Pool | None = None) -> None:
         self._managers: Mapping[str, Manager] = {m.process_type: m for m in managers}
         self._pool = pool
         self._addresses = [process_address(process_type) for process_type in self._managers]
+
+    async def run(self, stop: asyncio.Event | None = None, *, poll_interval: float = 1.0, listen: bool = True) -> None:
+        """Route replies until `stop` is set or the task is cancelled: all that an application without handlers needs.
+
+        It sleeps until a notification, for which it keeps a connection of its own, or for `poll_interval` seconds. With
+        `listen` False it polls only, for connections through a transaction-pooling proxy; without, it raises
+        ListenRefusedError there. It outlives a database that is away for a while.
+        Raises SchemaError for a database that is not migrated to this version.
+        """
+        if self._pool is None:
+            raise TypeError("run() needs the pool: make the router as ProcessReplyRouter(managers, pool)")
+        async with self._pool.connection() as conn:
+            await check_schema(conn)
+        channels = sorted({channel(manager.domain) for manager in self._managers.values()})
+        async with Alarm(self._pool, channels, poll_interval=poll_interval, listen=listen, stop=stop) as alarm:
+            while await alarm.wait():
+                await self._try_to_route(self._pool)
+
+    async def _try_to_route(self, pool: Pool) -> None:
+        try:
+            await self.route()
+        except psycopg.OperationalError as error:
+            if pool.closed:
+                raise
+            _log.warning("replies could not be routed, trying again; they stay where they are: %s", error)
+            await asyncio.sleep(_PAUSE * random.uniform(0.5, 1.0))  # jitter is no secret
 
     async def route(self, conn: Connection | None = None) -> int:
         """Apply the replies that wait now, in chunks of one transaction each; returns how many rows were taken."""

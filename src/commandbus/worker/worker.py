@@ -5,15 +5,13 @@ import logging
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import psycopg
-
-from commandbus._core.connection import Connection, Pool
+from commandbus._core.connection import Pool
 from commandbus._core.queue_sql import Claimed
 from commandbus.errors import PoolTooSmallError
 from commandbus.executor import Executor
 from commandbus.handler import HandlerRegistry, Middleware
 from commandbus.migrate import check_schema
-from commandbus.notify import Listener, channel
+from commandbus.notify import Listener, channel, connect_beside
 from commandbus.payload import check_name
 from commandbus.policies import RetryPolicy
 from commandbus.process.base import BaseProcessManager
@@ -161,7 +159,7 @@ class Worker:
             asyncio.create_task(upkeep.run(), name=f"commandbus upkeep {self.domain}"),
         ]
         if self._listen:
-            listener = Listener(self._connect, channel(self.domain), wake)
+            listener = Listener(lambda: connect_beside(self._pool), channel(self.domain), wake)
             tasks.append(asyncio.create_task(listener.run(), name=f"commandbus listen {self.domain}"))
         stopping = asyncio.create_task(self._stopping.wait())
         try:
@@ -194,19 +192,6 @@ class Worker:
             slots.cancel_all()
             await slots.drain()
         await _try_for(_LAST_WORDS, _last_words(settling, upkeep, cut_off))
-
-    async def _connect(self) -> Connection:
-        """Open the LISTEN connection, which is not one of the pool's: it lasts as long as the worker."""
-        conninfo = self._pool.conninfo
-        if callable(conninfo):
-            given = conninfo()
-            conninfo = given if isinstance(given, str) else await given
-        kwargs = self._pool.kwargs
-        if callable(kwargs):
-            more = kwargs()
-            kwargs = more if isinstance(more, dict) else await more
-        options = {**(kwargs or {}), "autocommit": True}
-        return await psycopg.AsyncConnection.connect(conninfo, **options)
 
 
 async def _last_words(settling: Settling, upkeep: Upkeep, cut_off: Sequence[Claimed]) -> None:
