@@ -38,18 +38,19 @@ class TroubleshootingQueue:
         domain: str | None = None,
         command_type: str | None = None,
         *,
-        error_code: str | None = None,
+        where: TroubleshootingFilter | None = None,
         limit: int = 100,
         cursor: str | None = None,
         conn: Connection | None = None,
     ) -> Page[TroubleshootingItem]:
         """Return parked commands, the one that has waited longest first; `limit` is 1 to 1,000.
 
+        Of a domain, of a command type, or as a whole filter says: domain, type and times are found by an index, for an
+        error code or a batch each one that these leave is looked at.
         `cursor` is the next_cursor of the page before. What is parked meanwhile comes at the end.
-        Domain and command type are found by an index; with an error code each one that they leave is looked at.
         """
-        where = TroubleshootingFilter(domain, command_type, error_code)
-        params = _checked(where, load_cursor(cursor, (datetime, UUID))) | {"limit": check_limit(limit) + 1}
+        place = load_cursor(cursor, (datetime, UUID))
+        params = _checked(_filter(domain, command_type, where), place) | {"limit": check_limit(limit) + 1}
         async with transaction(self._pool, conn) as own:
             found = await self._items(own, params)
         return make_page(found, limit, lambda item: (item.moved_at, item.command_id))
@@ -71,9 +72,7 @@ class TroubleshootingQueue:
         conn: Connection | None = None,
     ) -> int:
         """Return how many commands are parked: of a domain, of a command type, or as a whole filter says."""
-        if where is not None and (domain, command_type) != (None, None):
-            raise ValueError("give domain and command type inside of where=TroubleshootingFilter(…), not beside it")
-        params = _checked(where or TroubleshootingFilter(domain, command_type))
+        params = _checked(_filter(domain, command_type, where))
         async with transaction(self._pool, conn) as own:
             cursor = await own.execute(TroubleshootingSQL.matching(TroubleshootingSQL.COUNT, params), params)
             row = await cursor.fetchone()
@@ -250,6 +249,14 @@ class TroubleshootingQueue:
         return InvalidOperationError(
             f"command {command_id} is {status}; only one in the troubleshooting queue can be {done}"
         )
+
+
+def _filter(domain: str | None, command_type: str | None, where: TroubleshootingFilter | None) -> TroubleshootingFilter:
+    if where is None:
+        return TroubleshootingFilter(domain, command_type)
+    if (domain, command_type) != (None, None):
+        raise ValueError("give domain and command type inside of where=TroubleshootingFilter(…), not beside it")
+    return where
 
 
 def _checked(where: TroubleshootingFilter, after: tuple[datetime, UUID] | None = None) -> dict[str, Any]:
