@@ -157,7 +157,8 @@ CREATE TABLE commandbus.batch (
     in_troubleshooting_count integer     NOT NULL DEFAULT 0,
     created_at               timestamptz NOT NULL,
     started_at               timestamptz,
-    completed_at             timestamptz
+    completed_at             timestamptz,
+    canceled_at              timestamptz      -- since then nothing more is started in it
 );
 
 CREATE INDEX ix_batch_created_at ON commandbus.batch (created_at, batch_id);

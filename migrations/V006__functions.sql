@@ -54,14 +54,22 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION commandbus.start_processes(p_processes json, p_commands json) RETURNS void
+-- New processes with their first commands; p_batch is the batch that they are members of, refused if it was cancelled.
+CREATE FUNCTION commandbus.start_processes(p_processes json, p_commands json, p_batch uuid DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
 AS $$
 DECLARE
-    v_now timestamptz := commandbus.now();
+    v_now      timestamptz := commandbus.now();
+    v_canceled timestamptz;
 BEGIN
+    IF p_batch IS NOT NULL THEN    -- the lock keeps a cancel waiting until these members can be counted
+        SELECT b.canceled_at INTO v_canceled FROM commandbus.batch b WHERE b.batch_id = p_batch FOR KEY SHARE;
+        IF v_canceled IS NOT NULL THEN
+            RAISE EXCEPTION 'batch % was cancelled', p_batch USING ERRCODE = 'CB001';
+        END IF;
+    END IF;
     INSERT INTO commandbus.process (process_id, domain, process_type, status, current_step, state, command_id,
                                     ordinal, visits, error_code, error_message, batch_id,
                                     created_at, updated_at, completed_at)

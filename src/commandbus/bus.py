@@ -1,6 +1,6 @@
 """The command bus: send commands, one or many, and read what became of them."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any, TypeVar
@@ -12,9 +12,17 @@ from uuid_utils.compat import uuid7
 from commandbus._core.command_sql import CommandParams
 from commandbus._core.connection import Connection, Pool, transaction
 from commandbus._core.cursor import check_limit, dump_cursor, load_cursor
-from commandbus.errors import BatchNotFoundError, CommandNotFoundError, DuplicateCommandError, InvalidCursorError
+from commandbus.cancelling import cancel_command_batch, cancel_process_batch
+from commandbus.errors import (
+    BatchNotFoundError,
+    CommandNotFoundError,
+    DuplicateCommandError,
+    InvalidCursorError,
+    InvalidOperationError,
+)
 from commandbus.models import (
     AuditEvent,
+    BatchCancellation,
     BatchCommand,
     BatchMetadata,
     BatchStatus,
@@ -25,6 +33,8 @@ from commandbus.models import (
     SendRequest,
 )
 from commandbus.payload import MAX_BYTES, check_name, dump_payload, load_payload
+from commandbus.process.cancelling import make_request
+from commandbus.process.decide import Manager
 from commandbus.repositories import batches, commands
 
 CHUNK = 1_000
@@ -134,6 +144,39 @@ class CommandBus:
         if batch is None:
             raise BatchNotFoundError(domain, batch_id)
         return batch
+
+    async def cancel_batch(
+        self,
+        domain: str,
+        batch_id: UUID,
+        *,
+        operator: str = "unknown",
+        reason: str = "",
+        processes: Sequence[Manager] = (),
+        on_progress: Callable[[int], object] | None = None,
+    ) -> BatchCancellation:
+        """Cancel what has not run of a batch, in chunks of one transaction each; returns how much that was.
+
+        COMMAND batch: commands that nobody has claimed, retries that wait included, become CANCELED, each with its
+        reply. One in flight ends by itself, a parked one waits for its operator.
+        PROCESS batch: each open process is cancelled as by `cancel_process`, with its manager out of `processes`.
+        Nothing more can be started in the batch (InvalidOperationError), and members that never were are taken off
+        its total_count: a batch whose producer died ends so. Starts under way in an open transaction are waited for.
+        `on_progress(members cancelled so far)` is called after each chunk. A call that broke off may be repeated.
+
+        Raises BatchNotFoundError, or InvalidOperationError for a batch that has ended or open processes whose manager
+        is not given; then nothing was changed.
+        """
+        batch = await self.get_batch(domain, batch_id)
+        if batch.status.is_final:
+            raise InvalidOperationError(
+                f"batch {batch_id} is {batch.status}; only one that has not ended can be cancelled"
+            )
+        request = make_request(operator, reason)
+        if batch.batch_type is BatchType.COMMAND:
+            return await cancel_command_batch(self._pool, batch_id, request, on_progress)
+        managers = {manager.process_type: manager for manager in processes}
+        return await cancel_process_batch(self._pool, batch_id, request, managers, on_progress)
 
     async def query_commands(
         self,

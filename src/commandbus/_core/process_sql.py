@@ -1,6 +1,6 @@
 """Statements on commandbus.process."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, LiteralString
 from uuid import UUID
 
 import orjson
@@ -20,7 +20,10 @@ class ProcessSQL:
            error_code, error_message, created_at, updated_at, completed_at"""
 
     # New processes with their first commands, in one round trip.
-    START = "SELECT commandbus.start_processes(%(processes)s::json, %(commands)s::json)"
+    START = "SELECT commandbus.start_processes(%(processes)s::json, %(commands)s::json, %(batch_id)s)"
+
+    # How the database says that this batch takes no more.
+    BATCH_CANCELED: LiteralString = "CB001"
 
     # One process as it is, without a command: for a process that is kept by other means than start.
     SAVE = """

@@ -14,6 +14,7 @@ from commandbus._core.connection import Connection, Pool, transaction
 from commandbus._core.process_sql import ProcessParams
 from commandbus.payload import load_payload
 from commandbus.process.advance import call_hook
+from commandbus.process.cancelling import cancel_one, make_request
 from commandbus.process.decide import BeforeSend, Decision, decide_start, hook_failed
 from commandbus.process.models import ProcessCommand, ProcessMetadata, ProcessResponse, load_state
 from commandbus.process.repository import ProcessRepository
@@ -85,7 +86,8 @@ class BaseProcessManager(ABC):
     ) -> UUID:
         """Start one process and return its id; with `conn` in the caller's transaction.
 
-        Whether the batch exists is not checked. Raises what create_initial_state raises, and InvalidPayloadError for
+        Whether the batch exists is not checked, but in one that was cancelled nothing is started any more
+        (InvalidOperationError). Raises what create_initial_state raises, and InvalidPayloadError for
         a state that is no JSON; then nothing is stored. What the other methods raise makes the process FAILED.
         """
         started = self._prepare(initial_data, batch_id, None)
@@ -106,7 +108,8 @@ class BaseProcessManager(ABC):
 
         Ordinals count from `first_ordinal`. Each chunk of `chunk_size` is a transaction of its own, after which
         `on_progress(processes started so far)` is called: a run that broke off is resumed from the next ordinal.
-        The same as `start` for each, hooks included; an error of create_initial_state names its ordinal.
+        The same as `start` for each, hooks included; an error of create_initial_state names its ordinal. A batch
+        that is cancelled meanwhile ends the run with InvalidOperationError.
         """
         if chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1, not {chunk_size}")
@@ -120,6 +123,25 @@ class BaseProcessManager(ABC):
             if on_progress is not None:
                 on_progress(count)
         return count
+
+    async def cancel_process(
+        self, process_id: UUID, *, operator: str = "unknown", reason: str = "", conn: Connection | None = None
+    ) -> bool:
+        """Cancel one process of this manager, its completed steps undone; with `conn` in the caller's transaction.
+
+        A command that nobody has claimed, that waits for a retry or is parked becomes CANCELED, and the undo steps
+        begin: the process ends COMPENSATED, or CANCELED when there is nothing to undo. Returns True.
+        A command in flight ends first; returns False. When it succeeds its step is undone with the others; when it
+        fails it is not retried but CANCELED, and the others are undone; what a business rule refuses ends the
+        process as ever. Should its worker die, the next one runs it again and goes on so; one whose last lease was
+        lost waits for an operator, whose complete has it undone as well.
+        Whoever just settles, claims or operates on the command is waited for, and goes first.
+
+        Raises ProcessNotFoundError, or InvalidOperationError for a process that has ended, undoes its steps, is to be
+        cancelled already, or is of another type.
+        """
+        async with transaction(self._pool, conn) as own:
+            return await cancel_one(own, self, process_id, make_request(operator, reason))
 
     def _prepare(
         self, initial_data: dict[str, Any], batch_id: UUID | None, ordinal: int | None
@@ -146,7 +168,7 @@ class BaseProcessManager(ABC):
             started = await self._hooked(started, conn)
         processes = [ProcessParams.start(process, decision) for process, decision in started]
         sends = [CommandParams.planned(process.process_id, d.send) for process, d in started if d.send is not None]
-        await ProcessRepository.start(conn, processes, sends)
+        await ProcessRepository.start(conn, processes, sends, started[0][0].batch_id)
 
     async def _hooked(
         self, started: Sequence[tuple[ProcessMetadata, Decision]], conn: Connection

@@ -216,7 +216,7 @@ def _next_undo(
     manager: Manager, process: Process, undo: Sequence[Undo], end: ProcessStatus, command_id: UUID
 ) -> Decision:
     if not undo:
-        return Decision(end, process.step, process.state, process.visits)
+        return Decision(end, process.step or None, process.state, process.visits)
     doing = "state_class"
     try:
         state = _load(manager, process)

@@ -1,0 +1,144 @@
+-- Cancelling processes and the commands of batches.
+--
+-- Who cancels takes the live row first, as everybody does: what nobody has claimed is deleted there and then, and the
+-- caller records it and advances its process in the same transaction. A command in flight is only marked: its
+-- worker's settle then finds it `canceling`, and the worker decides knowing that. Bulk calls pass over rows that
+-- somebody holds just now and never wait, so that they cannot wait in a circle with a settle; one row is waited for.
+
+-- Takes the live commands of processes that go forward (one that undoes its steps already is passed over). `place` says
+-- where it was:
+--   queue, scheduled, troubleshooting   its row is deleted, the caller decides
+--   idle                                the process was kept without a command; its row is locked, the caller decides
+--   claimed, answered                   a worker has it, or its reply waits for a manager: p_request is kept with the process
+-- A process that is not returned had no live row that could be had: it ended, or its command has just moved on, or
+-- it is to be cancelled already.
+CREATE FUNCTION commandbus.cancel_processes(p_process_ids uuid[], p_request json, p_wait boolean)
+RETURNS TABLE (
+    place text, process_id uuid, process_type text, process_domain text, state text, batch_id uuid, ordinal bigint,
+    visits text, current_step text, command_id uuid, epoch integer, failures integer, max_attempts integer)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
+AS $$
+#variable_conflict use_column
+DECLARE
+    v_now timestamptz := commandbus.now();
+BEGIN
+    IF p_wait THEN
+        PERFORM FROM unnest(p_process_ids) AS i (id) JOIN commandbus.process p ON p.process_id = i.id
+                JOIN commandbus.queue q ON q.command_id = p.command_id FOR UPDATE OF q;
+        PERFORM FROM unnest(p_process_ids) AS i (id) JOIN commandbus.process p ON p.process_id = i.id
+                JOIN commandbus.scheduled s ON s.command_id = p.command_id FOR UPDATE OF s;
+        PERFORM FROM unnest(p_process_ids) AS i (id) JOIN commandbus.process p ON p.process_id = i.id
+                JOIN commandbus.troubleshooting t ON t.command_id = p.command_id FOR UPDATE OF t;
+        PERFORM FROM unnest(p_process_ids) AS i (id) JOIN commandbus.process p ON p.process_id = i.id
+                JOIN commandbus.reply r ON r.command_id = p.command_id FOR UPDATE OF r;
+    END IF;
+
+    RETURN QUERY
+    WITH asked AS MATERIALIZED (
+        SELECT p.process_id, p.command_id
+          FROM unnest(p_process_ids) AS i (id) JOIN commandbus.process p ON p.process_id = i.id
+         WHERE p.undone_status IS NULL AND p.status NOT IN ('COMPLETED', 'COMPENSATED', 'FAILED', 'CANCELED')
+    ), due AS MATERIALIZED (
+        SELECT q.seq, q.worker_id IS NOT NULL AS claimed
+          FROM asked a JOIN commandbus.queue q ON q.command_id = a.command_id
+         WHERE NOT q.canceling FOR UPDATE OF q SKIP LOCKED
+    ), unclaimed AS (
+        DELETE FROM commandbus.queue q USING due d WHERE q.seq = d.seq AND NOT d.claimed
+        RETURNING q.command_id, q.epoch, q.failures, q.max_attempts
+    ), marked AS (
+        UPDATE commandbus.queue q SET canceling = true FROM due d WHERE q.seq = d.seq AND d.claimed
+        RETURNING q.command_id
+    ), later AS (
+        SELECT s.command_id FROM asked a JOIN commandbus.scheduled s ON s.command_id = a.command_id
+           FOR UPDATE OF s SKIP LOCKED
+    ), retries AS (
+        DELETE FROM commandbus.scheduled s USING later l WHERE s.command_id = l.command_id
+        RETURNING s.command_id, s.epoch, s.failures, s.max_attempts
+    ), held AS (
+        SELECT t.command_id FROM asked a JOIN commandbus.troubleshooting t ON t.command_id = a.command_id
+           FOR UPDATE OF t SKIP LOCKED
+    ), parked AS (
+        DELETE FROM commandbus.troubleshooting t USING held h WHERE t.command_id = h.command_id
+        RETURNING t.command_id, t.epoch, t.failures, t.max_attempts
+    ), answers AS (
+        SELECT r.command_id FROM asked a JOIN commandbus.reply r ON r.command_id = a.command_id
+           FOR UPDATE OF r SKIP LOCKED
+    ), requested AS (
+        UPDATE commandbus.process p SET cancel_request = p_request, updated_at = v_now
+          FROM (SELECT command_id, 'claimed' AS place FROM marked
+                 UNION ALL SELECT command_id, 'answered' FROM answers) m
+          JOIN asked a ON a.command_id = m.command_id
+         WHERE p.process_id = a.process_id AND p.cancel_request IS NULL
+        RETURNING m.place, p.process_id
+    ), alone AS (
+        SELECT p.process_id FROM asked a JOIN commandbus.process p ON p.process_id = a.process_id
+         WHERE p.command_id IS NULL FOR UPDATE OF p SKIP LOCKED
+    ), taken AS (
+        SELECT 'queue' AS place, u.* FROM unclaimed u
+         UNION ALL SELECT 'scheduled', r.* FROM retries r
+         UNION ALL SELECT 'troubleshooting', h.* FROM parked h
+    )
+    SELECT t.place, p.process_id, p.process_type, p.domain, p.state::text, p.batch_id, p.ordinal, p.visits::text,
+           p.current_step, t.command_id, t.epoch, t.failures, t.max_attempts
+      FROM taken t
+      JOIN commandbus.command c ON c.command_id = t.command_id
+      JOIN commandbus.process p ON p.process_id = c.process_id
+     UNION ALL
+    SELECT 'idle', p.process_id, p.process_type, p.domain, p.state::text, p.batch_id, p.ordinal, p.visits::text,
+           p.current_step, NULL, NULL, NULL, NULL
+      FROM alone l JOIN commandbus.process p ON p.process_id = l.process_id
+     UNION ALL
+    SELECT r.place, r.process_id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM requested r;
+END
+$$;
+
+-- Cancels those of the given commands that nobody has claimed, each with its reply. `missed` are those that stand
+-- unclaimed all the same, since somebody held them just now.
+CREATE FUNCTION commandbus.cancel_commands(
+    p_command_ids uuid[], p_message text, p_details json, p_wait boolean, OUT canceled integer, OUT missed uuid[])
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
+AS $$
+DECLARE
+    v_outcomes json;
+BEGIN
+    IF p_wait THEN
+        PERFORM FROM unnest(p_command_ids) AS i (id) JOIN commandbus.scheduled s ON s.command_id = i.id FOR UPDATE OF s;
+        PERFORM FROM unnest(p_command_ids) AS i (id) JOIN commandbus.queue q ON q.command_id = i.id FOR UPDATE OF q;
+    END IF;
+
+    WITH due AS MATERIALIZED (
+        SELECT q.seq FROM unnest(p_command_ids) AS i (id) JOIN commandbus.queue q ON q.command_id = i.id
+         WHERE q.worker_id IS NULL FOR UPDATE OF q SKIP LOCKED
+    ), unclaimed AS (
+        DELETE FROM commandbus.queue q USING due d WHERE q.seq = d.seq
+        RETURNING q.command_id, q.epoch, q.failures, q.max_attempts
+    ), later AS MATERIALIZED (
+        SELECT s.command_id FROM unnest(p_command_ids) AS i (id) JOIN commandbus.scheduled s ON s.command_id = i.id
+           FOR UPDATE OF s SKIP LOCKED
+    ), retries AS (
+        DELETE FROM commandbus.scheduled s USING later l WHERE s.command_id = l.command_id
+        RETURNING s.command_id, s.epoch, s.failures, s.max_attempts
+    ), taken AS (
+        SELECT u.* FROM unclaimed u UNION ALL SELECT r.* FROM retries r
+    )
+    SELECT json_agg(json_build_object(
+               'command_id', t.command_id, 'event', 'CANCELED', 'status', 'CANCELED', 'error_code', 'CANCELED',
+               'error_message', p_message, 'attempts', t.failures, 'epoch', t.epoch, 'max_attempts', t.max_attempts,
+               'details', p_details, 'reply_to', c.reply_to, 'correlation_id', c.correlation_id,
+               'reply_outcome', CASE WHEN c.reply_to IS NOT NULL THEN 'CANCELED' END))
+      INTO v_outcomes
+      FROM taken t JOIN commandbus.command c ON c.command_id = t.command_id;
+
+    canceled := coalesce(json_array_length(v_outcomes), 0);
+    IF canceled > 0 THEN
+        PERFORM commandbus.record_outcomes(NULL, v_outcomes);
+    END IF;
+    SELECT coalesce(array_agg(i.id), '{}') INTO missed FROM unnest(p_command_ids) AS i (id)
+     WHERE EXISTS (SELECT FROM commandbus.queue q WHERE q.command_id = i.id AND q.worker_id IS NULL)
+        OR EXISTS (SELECT FROM commandbus.scheduled s WHERE s.command_id = i.id);
+END
+$$;
