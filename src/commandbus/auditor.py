@@ -43,6 +43,7 @@ SAFETY_STATEMENTS: tuple[AuditStatement, ...] = (
     audit_batches_sql.BATCHES,
     audit_processes_sql.PROCESSES,
     audit_processes_sql.PATHS,
+    audit_processes_sql.CANCELS,
     audit_commands_sql.ORPHANS,
     audit_commands_sql.SENT,
 )

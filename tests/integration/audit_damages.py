@@ -60,7 +60,13 @@ DAMAGES = [
            EVENT + "VALUES (%(id)s, 'OPERATOR_CANCEL', commandbus.now(), 1, NULL, 1, NULL, NULL)"),
     Damage("S4", "extended after the end", "extended",
            EVENT + "VALUES (%(id)s, 'LEASE_EXTENDED', commandbus.now(), 1, 1, NULL, NULL, commandbus.now())"),
+    Damage("S3", "canceled by a worker that never claimed it", "canceled",
+           "UPDATE commandbus.event SET worker_id = 1 WHERE command_id = %(id)s AND type = 'CANCELED'"),
+    Damage("S3", "canceled in flight by nobody", "cancelled.one",
+           "UPDATE commandbus.event SET worker_id = NULL WHERE command_id = %(id)s AND type = 'CANCELED'"),
     # the newest claim settles
+    Damage("S5", "canceled in flight by another worker", "cancelled.one",
+           "UPDATE commandbus.event SET worker_id = 7 WHERE command_id = %(id)s AND type = 'CANCELED'"),
     Damage("S5", "settled under an old epoch", "taken over",
            "UPDATE commandbus.event SET epoch = 1 WHERE command_id = %(id)s AND type = 'COMPLETED'"),
     Damage("S5", "settled by another worker", "done",
@@ -142,6 +148,8 @@ DAMAGES = [
            "UPDATE commandbus.process SET status = 'CANCELED' WHERE process_id = (SELECT process_id FROM"
            " commandbus.process"
            " WHERE batch_id = %(id)s LIMIT 1)"),
+    Damage("S10", "a cancelled batch that waits for what was never started", "cancelled batch",
+           "UPDATE commandbus.batch SET total_count = 3 WHERE batch_id = %(id)s"),
     # processes
     Damage("S11", "a step sent twice", "under way",
            "INSERT INTO commandbus.command (command_id, domain, command_type, payload, process_id, step, visit,"
@@ -189,11 +197,27 @@ DAMAGES = [
            " step = 'undo one'"),
     Damage("S11", "forward after an undo", "undone",
            "UPDATE commandbus.command SET compensates = NULL WHERE process_id = %(id)s AND step = 'undo one'"),
+    Damage("S11", "cancelled by nobody", "to cancel", "UPDATE commandbus.process SET cancel_request = NULL WHERE"
+          " process_id = %(id)s"),
+    Damage("S11", "a cancel of which its worker will not hear", "to cancel",
+           "UPDATE commandbus.queue SET canceling = false WHERE canceling"),
+    Damage("S11", "an undo that is to be cancelled", "undoing",
+           "UPDATE commandbus.queue SET canceling = true WHERE command_id = (SELECT command_id FROM"
+           " commandbus.process WHERE process_id = %(id)s)"),
+    Damage("S11", "retried after a cancel", "to cancel",
+           "WITH q AS (DELETE FROM commandbus.queue WHERE canceling RETURNING *)"
+           " INSERT INTO commandbus.scheduled SELECT command_id, domain, command_type, epoch, failures, past_failures,"
+           " lost_leases, max_attempts, lease_until FROM q"),
+    Damage("S11", "completed after a cancel", "whole",
+           "UPDATE commandbus.process SET cancel_request = '{}' WHERE process_id = %(id)s"),
     # no orphans, one place
     Damage("S12", "a live command in no place", "waiting", "DELETE FROM commandbus.queue WHERE command_id = %(id)s"),
     Damage("S12", "a terminal command still parked", "helped",
            "INSERT INTO commandbus.troubleshooting SELECT command_id, domain, command_type, 1, 1, 0, 0, 3, completed_at"
            " FROM commandbus.command WHERE command_id = %(id)s"),
+    Damage("S12", "a canceled command that is still due", "canceled",
+           "INSERT INTO commandbus.queue (domain, command_id, command_type, queued_at)"
+           " SELECT domain, command_id, command_type, completed_at FROM commandbus.command WHERE command_id = %(id)s"),
     Damage("S12", "in two places", "waiting",
            "INSERT INTO commandbus.scheduled SELECT command_id, domain, command_type, 0, 0, 0, 0, NULL, queued_at"
            " FROM commandbus.queue WHERE command_id = %(id)s"),

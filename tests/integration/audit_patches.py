@@ -102,6 +102,23 @@ def _process_brought_back(bus: Bus) -> None:
     bus.operate("p.one", "OPERATOR_RETRY")
 
 
+def _process_cancelled(bus: Bus) -> None:
+    """Its worker does not know yet, and asks to go on; then it does."""
+    bus.start("p")
+    unknowing = bus.claim("p.one")
+    bus.cancel("p")
+    bus.settle(unknowing, advance={"status": "WAITING_FOR_REPLY", "current_step": "two", "visits": {},
+                                   "command_id": str(bus.named("p.two"))}, sends=(bus.step("p", "two"),))  # fmt: skip
+
+
+def _process_cancelled_and_parked(bus: Bus) -> None:
+    bus.start("p")
+    bus.claim("p.one", lease="0", max_attempts=1)
+    bus.cancel("p")
+    bus.sweep()
+    bus.operate("p.one", "OPERATOR_RETRY")
+
+
 @dataclass(frozen=True)
 class Patch:
     """A defect in a function of the schema: `old` becomes `new` in its text, then `play` uses the bus."""
@@ -174,6 +191,14 @@ PATCHES = [
           _process_ends),
     Patch("S12", "a process's next command is not sent", "settle", "IF p_sends IS NOT NULL THEN", "IF false THEN",
           _process),
+    Patch("S11", "settle does not look for a cancel", "settle",
+          "AND (NOT q.canceling OR q.seq = ANY (p_canceling))", "", _process_cancelled),
+    Patch("S11", "a cancel does not mark the command", "cancel_processes", "SET canceling = true",
+          "SET canceling = false", _process_cancelled),
+    Patch("S11", "a cancel is not kept with the process", "cancel_processes", "SET cancel_request = p_request,",
+          "SET cancel_request = NULL,", _process_cancelled),
+    Patch("S11", "a retried command forgets the cancel", "requeue", "p.cancel_request IS NOT NULL", "false",
+          _process_cancelled_and_parked),
     Patch("S13", "a process ends without an end", "advance_processes", "CASE WHEN a.ended THEN v_now END", "NULL",
           _process_ends),
     Patch("S10", "a batch keeps failures quiet", "sp_refresh_batch_stats", "AND v_failed + v_canceled > 0",

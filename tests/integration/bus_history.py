@@ -77,10 +77,11 @@ class Bus:
         )
         lost: list[int] = self.rows(
             "SELECT lost FROM commandbus.settle(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s,"
-            " %(outcomes)s, %(advances)s, %(sends)s)",
+            " %(outcomes)s, %(advances)s, %(sends)s, %(canceling)s)",
             domain=DOMAIN, worker=claim["worker"], seqs=[claim["seq"]], epochs=[claim["epoch"]],
             outcomes=json.dumps([outcome]), advances=json.dumps(advances),
             sends=json.dumps([{"seq": claim["seq"], **send} for send in sends]),
+            canceling=[claim["seq"]] if claim["canceling"] else [],
         )[0]["lost"]  # fmt: skip
         return lost
 
@@ -165,6 +166,11 @@ class Bus:
             sends = (self.step(process, then, undoes),)
         self.settle(self.claim(f"{process}.{done}"), event, advance=row, sends=sends)
 
+    def cancel(self, process: str) -> None:
+        """Cancel a process whose command is in flight."""
+        self.rows("SELECT commandbus.cancel_processes(ARRAY[%(id)s::uuid], %(who)s, false)",
+                  id=self.named(process), who=json.dumps({"operator": "ann", "reason": ""}))  # fmt: skip
+
     def batch(self, name: str, total: int, batch_type: str = "COMMAND") -> UUID:
         self.rows(
             "INSERT INTO commandbus.batch (batch_id, domain, total_count, batch_type, created_at)"
@@ -247,6 +253,11 @@ def _processes(bus: Bus) -> None:
         bus.advance(process, "undo two", "undo one", undoes="one")
     bus.advance("undone", "undo one", status="CANCELED")
     bus.advance("broken", "one", status="FAILED")
+    for process in ("to cancel", "cancelled"):
+        bus.start(process)
+        bus.claim(f"{process}.one", lease="0")
+        bus.cancel(process)
+    bus.advance("cancelled", "one", event="CANCELED", status="CANCELED")
 
 
 def _batches(bus: Bus) -> None:
@@ -259,5 +270,9 @@ def _batches(bus: Bus) -> None:
     for member in ("member 1", "member 2"):
         bus.start(member, processes)
         bus.advance(member, "one", status="COMPLETED")
-    for name in ("ended batch", "open batch", "process batch"):
+    cancelled = bus.batch("cancelled batch", 3, "PROCESS")
+    bus.start("last member", cancelled)
+    bus.rows("UPDATE commandbus.batch SET canceled_at = commandbus.now(), total_count = 1 WHERE batch_id = %(id)s",
+             id=cancelled)  # fmt: skip
+    for name in ("ended batch", "open batch", "process batch", "cancelled batch"):
         bus.refresh(name)

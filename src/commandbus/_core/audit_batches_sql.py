@@ -6,7 +6,7 @@ BATCHES = AuditStatement(
     name="batches",
     rules=("S10", "S13"),
     description=(
-        "A batch has no more members than its total; once it is final its counters equal a recount, its status says "
+        "A batch has no more members than its total, and just as many once it was cancelled; once it is final its counters equal a recount, its status says "
         "whether some did not succeed, and completed_at is when its last member ended."
     ),
     statement="""
@@ -34,6 +34,7 @@ BATCHES = AuditStatement(
         ), judged AS (
             SELECT joined.*,
                    members > total_count AS overfull,
+                   canceled_at IS NOT NULL AND members < total_count AS unfilled,
                    final AND completed + failed + canceled < total_count AS premature,
                    final AND (completed_count, failed_count, canceled_count, in_troubleshooting_count)
                        IS DISTINCT FROM (completed, failed, canceled, parked) AS miscounted,
@@ -47,6 +48,8 @@ BATCHES = AuditStatement(
           FROM judged
          CROSS JOIN LATERAL (VALUES
              ('S10', overfull, format('%%s members of %%s', members, total_count)),
+             ('S10', unfilled, format('cancelled at %%s with %%s of %%s members started, but waits for the others',
+                 canceled_at, members, total_count)),
              ('S10', premature, format('%%s with %%s of %%s members ended', status, completed + failed + canceled,
                  total_count)),
              ('S10', miscounted, format(
@@ -62,6 +65,6 @@ BATCHES = AuditStatement(
                  'created at %%s, started at %%s, completed at %%s, its first member created at %%s', created_at,
                  coalesce(started_at::text, 'no time'), coalesce(completed_at::text, 'no time'), first_created))
          ) AS v (rule, broken, message)
-         WHERE (overfull OR premature OR miscounted OR misjudged OR mistimed OR end_off OR early) AND v.broken
+         WHERE (overfull OR unfilled OR premature OR miscounted OR misjudged OR mistimed OR end_off OR early) AND v.broken
     """,
 )

@@ -166,6 +166,34 @@ PATHS = AuditStatement(
     """,
 )
 
+CANCELS = AuditStatement(
+    name="cancels",
+    rules=("S11",),
+    description=(
+        "A process that was cancelled with a command in flight goes no step further: while that command is due or "
+        "leased it is marked, it waits for no retry, and the process does not end COMPLETED; nothing else is marked."
+    ),
+    statement="""
+        SELECT 'S11' AS rule, q.domain, coalesce(c.process_id, q.command_id) AS subject,
+               format('its command %%s is marked as canceling, but nobody has cancelled the process', q.command_id)
+                   AS message
+          FROM commandbus.queue q
+          LEFT JOIN commandbus.command c ON c.command_id = q.command_id
+          LEFT JOIN commandbus.process p ON p.process_id = c.process_id
+         WHERE q.canceling AND (p.cancel_request IS NULL OR c.compensates IS NOT NULL)
+        UNION ALL
+        SELECT 'S11', p.domain, p.process_id,
+               CASE WHEN p.status = 'COMPLETED' THEN 'COMPLETED, though it was cancelled with a command in flight'
+                    ELSE format('cancelled with a command in flight, but step %%s goes on %%s', p.current_step,
+                                CASE WHEN s.command_id IS NULL THEN 'unmarked' ELSE 'to a retry' END) END
+          FROM commandbus.process p
+          LEFT JOIN commandbus.queue q ON q.command_id = p.command_id
+          LEFT JOIN commandbus.scheduled s ON s.command_id = p.command_id
+         WHERE p.cancel_request IS NOT NULL AND p.undone_status IS NULL
+           AND (p.status = 'COMPLETED' OR NOT q.canceling OR s.command_id IS NOT NULL)
+    """,
+)
+
 LIVENESS = AuditStatement(
     name="process_liveness",
     rules=("L3",),

@@ -31,7 +31,9 @@ TRAIL = AuditStatement(
                            ('SENT', 'RELEASED', 'RETRY_SCHEDULED', 'OPERATOR_RETRY', 'RECEIVED', 'LEASE_EXTENDED')
                        WHEN type IN ('COMPLETED', 'RETRY_SCHEDULED', 'MOVED_TO_TSQ', 'BUSINESS_RULE_FAILED', 'RELEASED',
                                      'LEASE_EXTENDED') THEN before IN ('RECEIVED', 'LEASE_EXTENDED')
-                       WHEN type = 'CANCELED' THEN before IN ('SENT', 'RELEASED', 'RETRY_SCHEDULED', 'OPERATOR_RETRY')
+                       WHEN type = 'CANCELED' AND worker_id IS NULL THEN before IN
+                           ('SENT', 'RELEASED', 'RETRY_SCHEDULED', 'OPERATOR_RETRY')
+                       WHEN type = 'CANCELED' THEN before IN ('RECEIVED', 'LEASE_EXTENDED')
                        WHEN type IN ('OPERATOR_RETRY', 'OPERATOR_CANCEL', 'OPERATOR_COMPLETE')
                            THEN before = 'MOVED_TO_TSQ'
                        END, false) AS illegal,
@@ -39,7 +41,7 @@ TRAIL = AuditStatement(
                                        'OPERATOR_COMPLETE'), false) AS ended,
                    coalesce(before IN ('RECEIVED', 'LEASE_EXTENDED'), false) AS claimed,
                    type IN ('COMPLETED', 'RETRY_SCHEDULED', 'MOVED_TO_TSQ', 'BUSINESS_RULE_FAILED', 'RELEASED',
-                            'LEASE_EXTENDED') AS by_claim,
+                            'LEASE_EXTENDED', 'CANCELED') AS by_claim,
                    coalesce(type = 'MOVED_TO_TSQ' AND worker_id IS NULL AND ts >= before_lease, false) AS swept
               FROM steps
         ), named AS (
