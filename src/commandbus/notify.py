@@ -63,7 +63,7 @@ async def connect_beside(pool: Pool) -> Connection:
     if callable(kwargs):
         more = kwargs()
         kwargs = more if isinstance(more, dict) else await more
-    return await psycopg.AsyncConnection.connect(conninfo, **{**(kwargs or {}), "autocommit": True})
+    return await pool.connection_class.connect(conninfo, **{**(kwargs or {}), "autocommit": True})
 
 
 class Listener:
