@@ -40,7 +40,7 @@ class Caller(ABC):
         a signal raises here (Ctrl-C) cancels the call, waits until that is through, and is raised. Raises
         InvalidOperationError in a thread that runs a loop itself.
         """
-        _refuse_in_loop(function)
+        refuse_in_loop(getattr(function, "__qualname__", None) or repr(function))
         if self._is_ended:
             raise self._ended()
         visit = _Visit()
@@ -91,6 +91,8 @@ class Caller(ABC):
     def _argument(self, value: Any, visit: "_Visit") -> Any:
         if isinstance(value, SyncProxy) and value._caller is self:
             return value._wrapped
+        if isinstance(value, Listener):
+            return visit.work.tell(value.function)
         return lend(value, visit.work)  # what blocks by another loop is lent as well
 
     async def _run(self, visit: "_Visit", function: Callable[..., Any], args: Any, kwargs: Any) -> Ending:
@@ -108,11 +110,18 @@ class Caller(ABC):
     def _wait(self, visit: "_Visit") -> None:
         try:
             visit.work.do()
-        except BaseException:  # of a signal handler: a Ctrl-C, a time limit
+        except BaseException:  # a signal handler's, as Ctrl-C or a time limit, or a listener's
             with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(visit.cancel)
-            visit.work.do()  # the rollback may need this thread; a second signal leaves at once
+            visit.work.undo()  # the rollback may need this thread; a second signal leaves at once
             raise
+
+
+class Listener:
+    """An argument: a function that the loop is to call in the thread that makes the call."""
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        self.function = function
 
 
 class _Visit:
@@ -196,12 +205,12 @@ class _Entered:
         return result
 
 
-def _refuse_in_loop(function: Callable[..., Any]) -> None:
+def refuse_in_loop(name: str) -> None:
+    """Raise InvalidOperationError in a thread that runs an event loop; `name` is what was called."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return
-    name = getattr(function, "__qualname__", None) or repr(function)
     raise InvalidOperationError(
         f"{name} was called in its blocking form by a thread that runs an event loop, which would stand still: "
         f"await {name} of the async API there, or make this call in another thread, as by asyncio.to_thread"

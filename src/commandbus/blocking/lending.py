@@ -31,15 +31,33 @@ class ThreadsWork:
 
     def __init__(self) -> None:
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._is_broken = False
 
     def do(self) -> None:
         """In the thread: run what comes, until the end."""
         while (job := self._jobs.get()) is not None:
             job()
 
+    def undo(self) -> None:
+        """In the thread, after an error of its own: run what taking back needs, until the end."""
+        self._is_broken = True
+        self.do()
+
     def end(self) -> None:
         """From the loop: let the thread go."""
         self._jobs.put(None)
+
+    def tell(self, listener: Callable[..., object]) -> Callable[..., None]:
+        """Give what the loop may call in place of `listener`, which the thread calls then, as soon as it can."""
+
+        def told(*args: Any) -> None:
+            def job() -> None:
+                if not self._is_broken:
+                    listener(*args)
+
+            self._jobs.put(job)
+
+        return told
 
     async def ask(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """On the loop: have the thread call `function`, and wait for what it returns."""

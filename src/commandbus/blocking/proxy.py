@@ -81,9 +81,13 @@ class SyncProxy:
         if not hasattr(self._wrapped, "__aiter__"):
             raise TypeError(f"{type(self._wrapped).__name__} cannot be iterated over")
         items = self._wrapped.__aiter__()
-        with suppress(StopAsyncIteration):
-            while True:
-                yield self._present(self._caller.call(items.__anext__))
+        try:
+            with suppress(StopAsyncIteration):
+                while True:
+                    yield self._present(self._caller.call(items.__anext__))
+        finally:
+            if hasattr(items, "aclose"):
+                self._caller.call(items.aclose)
 
     def _present(self, value: Any) -> Any:
         return SyncProxy(value, self._caller) if _is_async(value.__class__) else value

@@ -40,6 +40,7 @@ class Portal(Caller):
                 started.set_exception(error)
 
         self._pid = os.getpid()
+        self._cleanups: list[Callable[[], Coroutine[Any, Any, object]]] = []
         self._thread = threading.Thread(target=run, name="commandbus-portal", daemon=True)
         self._thread.start()
         self._portal, loop = started.result()
@@ -53,14 +54,29 @@ class Portal(Caller):
     ) -> None:
         self.close()
 
+    def at_end(self, cleanup: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """Have `cleanup` run on the loop when the portal is closed, once nothing is under way; the last one first."""
+        self._cleanups.append(cleanup)
+
     def close(self) -> None:
         """Cancel what is under way, roll back what is open, end the loop and its thread. Again: does nothing."""
         if os.getpid() != self._pid:
             return
         with suppress(RuntimeError):  # it is closed
-            self._portal.call(self.end)
+            self._portal.call(self._finish)
             self._portal.call(self._portal.stop)
         self._thread.join()
+
+    def abandon(self, seconds: float) -> None:
+        """As close, when the interpreter ends: for at most `seconds`, and the thread is left to end with it."""
+        if os.getpid() == self._pid:
+            with suppress(RuntimeError, TimeoutError, concurrent.futures.CancelledError):
+                self._portal.start_task_soon(self._finish).result(seconds)
+
+    async def _finish(self) -> None:
+        await self.end()
+        while self._cleanups:
+            await self._cleanups.pop()()
 
     def _start(self, work: Callable[[], Coroutine[Any, Any, Ending]]) -> "concurrent.futures.Future[Ending]":
         if os.getpid() != self._pid:

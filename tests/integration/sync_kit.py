@@ -1,0 +1,128 @@
+"""What tests of the blocking bus share: an application, its worker in the background, and a database of their own."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from time import monotonic, sleep
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg_pool import AsyncConnectionPool
+
+from commandbus import App, Command, HandlerContext, PermanentCommandError, RetryPolicy, Worker
+from commandbus._core.connection import Connection
+from commandbus.process import BaseProcessManager, BeforeSend, ProcessCommand, ProcessResponse
+from commandbus.sync import Portal
+from tests.integration.worker_kit import PATIENCE, running
+
+_Found = TypeVar("_Found")
+
+TABLE = "CREATE TABLE public.orders (n integer PRIMARY KEY)"
+
+
+class Step(StrEnum):
+    RESERVE = "Reserve"
+    SHIP = "Ship"
+
+
+@dataclass
+class OrderState:
+    order: int = 0
+    parcel: str = ""
+
+
+class OrderProcess(BaseProcessManager):
+    process_type = "Order"
+    domain = "orders"
+    state_class = OrderState
+    step_class = Step
+
+    def get_first_step(self, state: OrderState) -> Step:
+        return Step.RESERVE
+
+    def build_command(self, step: Step, state: OrderState) -> ProcessCommand:
+        return ProcessCommand(step, {"order": state.order})
+
+    def update_state(self, state: OrderState, step: Step, response: ProcessResponse) -> None:
+        state.parcel = (response.result or {}).get("parcel", state.parcel)
+
+    def get_next_step(self, current_step: Step, response: ProcessResponse, state: OrderState) -> Step | None:
+        return Step.SHIP if current_step is Step.RESERVE else None
+
+
+class HookedProcess(OrderProcess):
+    """Notes in the transaction what it sends, by more than one statement, and fails those above 100."""
+
+    process_type = "Hooked"
+
+    async def before_send_commands(self, items: Any, conn: Connection) -> None:
+        async with conn.cursor() as cursor:
+            for item in items:
+                await self._note(item, cursor)
+
+    async def _note(self, item: BeforeSend, cursor: Any) -> None:
+        await cursor.execute("INSERT INTO public.orders VALUES (%s) RETURNING n", (item.payload["order"],))
+        row = await cursor.fetchone()
+        if row[0] > 100:
+            raise ValueError("too large an order")
+
+
+def make_app() -> App:
+    """An application whose Ship parks every order that is divisible by 13."""
+    app = App(retry_policy=RetryPolicy(max_attempts=3, backoff_schedule=[0]))
+
+    @app.handler("orders", "Reserve")
+    def reserve(command: Command, context: HandlerContext) -> dict[str, Any]:
+        return {}
+
+    @app.handler("orders", "Ship")
+    def ship(command: Command, context: HandlerContext) -> dict[str, Any]:
+        if command.data["order"] % 13 == 0:
+            raise PermanentCommandError("BROKEN_BELT", "the belt is broken")
+        return {"parcel": f"P{command.data['order']}"}
+
+    app.add_process(OrderProcess)
+    app.add_process(HookedProcess)
+    return app
+
+
+@contextmanager
+def working(dsn: str, app: App) -> Iterator[None]:
+    """Run a worker for the app's orders while the block runs."""
+    with Portal() as portal:
+        pool = portal.call(AsyncConnectionPool, dsn, min_size=1, max_size=10, open=False)
+        with portal.enter(pool):
+            worker = portal.call(
+                Worker,
+                pool,
+                domain="orders",
+                handler_registry=app.registry,
+                processes=app.processes(pool),
+                retry_policy=app.retry_policy,
+            )
+            with portal.enter(running(worker)):
+                yield
+
+
+def until(look: Callable[[], _Found | None], what: str) -> _Found:
+    """Poll until `look` finds something."""
+    deadline = monotonic() + PATIENCE
+    while not (found := look()):
+        assert monotonic() < deadline, f"waited in vain for {what}"
+        sleep(0.01)
+    return found
+
+
+def count(dsn: str, table: str) -> int:
+    """How many rows a table has, for anyone."""
+    query = {
+        "command": "SELECT count(*) FROM commandbus.command",
+        "process": "SELECT count(*) FROM commandbus.process",
+        "queue": "SELECT count(*) FROM commandbus.queue",
+        "event": "SELECT count(*) FROM commandbus.event",
+        "orders": "SELECT count(*) FROM public.orders",
+    }[table]
+    with psycopg.connect(dsn) as conn:
+        row = conn.execute(query).fetchone()  # type: ignore[call-overload]
+    return 0 if row is None else int(row[0])
