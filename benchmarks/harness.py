@@ -1,0 +1,173 @@
+"""Runs the systems of benchmarks/systems: a server of its own for each measurement, real worker processes.
+
+All times are wall time of this process. Done is counted from the moment at which every worker process, imported and
+connected, is told to go, until the query of the system says that nothing is left.
+"""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from pytest_commandbus.postgres.server import EmbeddedPostgres
+
+_ROOT = Path(__file__).parent.parent
+_POLL = 0.02  # seconds between two looks at what is left
+_LONGEST = 900.0  # seconds that one measurement may take
+
+
+@dataclass(frozen=True)
+class Python:
+    """An environment's interpreter, and what its scripts find on the path beside their own packages."""
+
+    executable: Path
+
+    def command(self, module: str, *arguments: str) -> list[str]:
+        """The command line of a module of this repository."""
+        return [str(self.executable), "-m", module, *arguments]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One measured system: its name in the tables, its script, the environment that it needs."""
+
+    name: str
+    module: str
+    python: Python
+    concurrency: int = 10
+
+    def call(self, verb: str, dsn: str, *options: str) -> dict[str, Any]:
+        """Run one verb to its end; returns what it printed."""
+        command = self.python.command(self.module, verb, dsn, *options)
+        done = subprocess.run(
+            command, cwd=_ROOT, capture_output=True, text=True, env=_environment(), timeout=_LONGEST, check=False
+        )
+        if done.returncode != 0:
+            raise SystemExit(f"{self.name}: {verb} ended with {done.returncode}\n{done.stderr[-2_000:]}")
+        lines = done.stdout.strip().splitlines()
+        return dict(json.loads(lines[-1])) if lines else {}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a measurement of a workload found, per second."""
+
+    created: float
+    done: float
+    audited: float  # seconds; 0 where the system has no auditor
+
+
+def work(
+    run: Run, workload: str, count: int, *, workers: int = 2, options: Sequence[str] = (), hold_snapshot: bool = False
+) -> Work:
+    """Fill a backlog on a new server, then let the workers work it off; `options` go to the workers.
+
+    With `hold_snapshot` a transaction that began before the first claim stays open until the end.
+    """
+    finished = run.call("describe", "")["finished"]
+    with EmbeddedPostgres(durable=True) as server:
+        dsn = server.dsn()
+        run.call("install", dsn)
+        filled = run.call("fill", dsn, "--workload", workload, "--count", str(count))
+        options = ("--workload", workload, "--concurrency", str(run.concurrency), *options)
+        with (
+            psycopg.connect(dsn, autocommit=True) as conn,
+            psycopg.connect(dsn, autocommit=True) as old,
+            _workers(run, dsn, workers, *options) as processes,
+        ):
+            if hold_snapshot:
+                old.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+                old.execute("SELECT count(*) FROM pg_class")
+            began = time.perf_counter()
+            for process in processes:
+                _say_go(process)
+            _until(conn, finished, processes)
+            seconds = time.perf_counter() - began
+        audited = run.call("audit", dsn).get("seconds", 0.0)
+        return Work(count / filled["seconds"], count / seconds, audited)
+
+
+def latencies(run: Run, count: int, pause: float) -> list[float]:
+    """Send single commands to one idle worker; returns the seconds from each send to the start of its handler."""
+    with EmbeddedPostgres(durable=True) as server:
+        dsn = server.dsn()
+        run.call("install", dsn)
+        with _workers(run, dsn, 1, "--concurrency", str(run.concurrency)) as processes:
+            _say_go(processes[0])
+            run.call("send", dsn, "--count", "20", "--pause", str(pause))  # its plans and connections are warm then
+            run.call("send", dsn, "--count", str(count), "--pause", str(pause))
+            found = _end(processes[0])
+    if len(found["latencies"]) != count + 20:
+        raise SystemExit(f"{run.name}: {len(found['latencies'])} of {count + 20} commands were handled")
+    return list(found["latencies"][20:])
+
+
+@contextmanager
+def _workers(run: Run, dsn: str, count: int, *options: str) -> Iterator[Sequence[subprocess.Popen[str]]]:
+    command = run.python.command(run.module, "work", dsn, *options)
+    processes = [
+        subprocess.Popen(
+            command,
+            cwd=_ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=_environment(),
+        )
+        for _ in range(count)
+    ]
+    try:
+        for process in processes:
+            if _read(process) != "ready":
+                raise SystemExit(f"{run.name}: a worker ended before it was ready (try: {' '.join(command)})")
+        yield processes
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+def _read(process: subprocess.Popen[str]) -> str:
+    """The next line that is ours: libraries may greet on standard output too."""
+    while line := process.stdout.readline() if process.stdout else "":
+        if line.strip() == "ready" or line.startswith("{"):
+            return line.strip()
+    return ""
+
+
+def _say_go(process: subprocess.Popen[str]) -> None:
+    if process.stdin is not None:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+
+
+def _end(process: subprocess.Popen[str]) -> dict[str, Any]:
+    if process.stdin is not None:
+        process.stdin.close()
+    return dict(json.loads(_read(process) or "{}"))
+
+
+def _until(conn: psycopg.Connection[Any], finished: str, processes: Sequence[subprocess.Popen[str]]) -> None:
+    deadline = time.monotonic() + _LONGEST
+    while True:
+        row = conn.execute(finished.encode()).fetchone()
+        if row is not None and row[0]:
+            return
+        if any(process.poll() is not None for process in processes):
+            raise SystemExit("a worker process ended before the work was done")
+        if time.monotonic() > deadline:
+            raise SystemExit(f"not done after {_LONGEST:g} s")
+        time.sleep(_POLL)
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(_ROOT), "PYTHONDONTWRITEBYTECODE": "1"}

@@ -1,0 +1,71 @@
+"""The bus of this repository, as its command line serves it."""
+
+import asyncio
+import time
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+from psycopg_pool import AsyncConnectionPool
+
+from benchmarks._trivial import DOMAIN, ThreeSteps, app
+from benchmarks.systems._protocol import COMMANDS, PROCESSES, Gate, System, main
+from commandbus import Command, CommandBus, HandlerContext, SendRequest, Worker, migrate
+from commandbus.auditor import audit, format_violations
+from commandbus.cli.serving import spare_the_collector
+
+
+class Ours(System):
+    workloads = (COMMANDS, PROCESSES)
+    can_send = True
+    finished = "SELECT NOT EXISTS (SELECT FROM commandbus.queue)"
+
+    async def install(self, dsn: str) -> None:
+        await asyncio.to_thread(migrate, dsn)
+
+    async def fill(self, dsn: str, workload: str, count: int) -> None:
+        async with AsyncConnectionPool(dsn, min_size=1, max_size=2) as pool:
+            bus = CommandBus(pool)
+            if workload == PROCESSES:
+                batch_id = await bus.create_process_batch(DOMAIN, count)
+                await ThreeSteps(pool).start_many(({"number": i} for i in range(count)), batch_id)
+            else:
+                await bus.send_batch(SendRequest(DOMAIN, "First", uuid4(), {"done": i}) for i in range(count))
+
+    async def work(self, dsn: str, workload: str, concurrency: int, go: Gate) -> None:
+        @app.handler(DOMAIN, "Timed")
+        async def timed(command: Command, context: HandlerContext) -> dict[str, Any]:
+            self.handled(command.data["sent"])
+            return {}
+
+        async with AsyncConnectionPool(dsn, min_size=3, max_size=concurrency + 3) as pool:
+            worker = Worker(
+                pool,
+                domain=DOMAIN,
+                handler_registry=app.registry,
+                processes=app.processes(pool),
+                concurrency=concurrency,
+            )
+            spare_the_collector()
+            await go.opens()
+            running = asyncio.create_task(worker.run())
+            await go.closes()
+            await worker.stop()
+            await running
+
+    async def audit(self, dsn: str) -> None:
+        async with await psycopg.AsyncConnection.connect(dsn) as conn:
+            violations = await audit(conn, liveness=True)
+        if violations:
+            raise SystemExit(format_violations(violations))
+
+    async def send(self, dsn: str, count: int, pause: float) -> None:
+        async with AsyncConnectionPool(dsn, min_size=1, max_size=2) as pool:
+            bus = CommandBus(pool)
+            for _ in range(count):
+                await bus.send(domain=DOMAIN, command_type="Timed", command_id=uuid4(), data={"sent": time.time()})
+                await asyncio.sleep(pause)
+
+
+if __name__ == "__main__":
+    main(Ours())

@@ -1,0 +1,66 @@
+"""pgqueuer on asyncpg with uvloop, in batches of 200."""
+
+import asyncio
+import shlex
+import time
+from typing import Any
+
+import asyncpg
+import uvloop
+from pgqueuer import PgQueuer
+from pgqueuer.db import AsyncpgDriver
+from pgqueuer.models import Job
+from pgqueuer.queries import Queries
+
+from benchmarks.systems._protocol import Gate, System, main
+
+BATCH = 200
+CHUNK = 1_000
+
+
+class PgQueuerAsyncpg(System):
+    can_send = True
+    finished = "SELECT NOT EXISTS (SELECT FROM pgqueuer)"
+
+    async def connect(self, dsn: str) -> Any:
+        parts = dict(part.split("=", 1) for part in shlex.split(dsn))  # asyncpg reads no libpq connection string
+        return await asyncpg.connect(host=parts["host"], user=parts["user"], database=parts["dbname"])
+
+    def driver(self, connection: Any) -> Any:
+        return AsyncpgDriver(connection)
+
+    async def install(self, dsn: str) -> None:
+        await Queries(self.driver(await self.connect(dsn))).install()
+
+    async def fill(self, dsn: str, workload: str, count: int) -> None:
+        queries = Queries(self.driver(await self.connect(dsn)))
+        for first in range(0, count, CHUNK):
+            size = min(CHUNK, count - first)
+            await queries.enqueue(["work"] * size, [b"{}"] * size, [0] * size)
+
+    async def work(self, dsn: str, workload: str, concurrency: int, go: Gate) -> None:
+        queuer = PgQueuer(self.driver(await self.connect(dsn)))
+
+        @queuer.entrypoint("work")
+        async def work(job: Job) -> None: ...
+
+        @queuer.entrypoint("timed")
+        async def timed(job: Job) -> None:
+            self.handled(float(job.payload or b"0"))
+
+        await go.opens()
+        running = asyncio.create_task(queuer.run(batch_size=BATCH))
+        await go.closes()
+        queuer.shutdown.set()
+        await running
+
+    async def send(self, dsn: str, count: int, pause: float) -> None:
+        queries = Queries(self.driver(await self.connect(dsn)))
+        for _ in range(count):
+            await queries.enqueue("timed", str(time.time()).encode())
+            await asyncio.sleep(pause)
+
+
+if __name__ == "__main__":
+    uvloop.install()
+    main(PgQueuerAsyncpg())
