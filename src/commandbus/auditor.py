@@ -45,6 +45,7 @@ SAFETY_STATEMENTS: tuple[AuditStatement, ...] = (
     audit_processes_sql.PATHS,
     audit_processes_sql.CANCELS,
     audit_commands_sql.ORPHANS,
+    audit_commands_sql.UNCOMPLETED,
     audit_commands_sql.SENT,
 )
 """Checked always: these hold at any moment, also amid faults."""

@@ -121,6 +121,12 @@ DAMAGES = [
     Damage("S9", "a reply that nobody asked for", "retried",
            "INSERT INTO commandbus.reply (reply_to, command_id, outcome, created_at)"
            " VALUES ('shop', %(id)s, 'SUCCESS', commandbus.now())"),
+    Damage("S9", "a reply at another address", "done",
+           "UPDATE commandbus.reply SET reply_to = 'elsewhere' WHERE command_id = %(id)s"),
+    Damage("S9", "a process's reply where a consumer takes it", "answered.one",
+           "UPDATE commandbus.reply SET reply_to = 'shop' WHERE command_id = %(id)s"),
+    Damage("S9", "a reply leased to nobody", "done",
+           "UPDATE commandbus.reply SET lease_until = created_at + interval '1 hour' WHERE command_id = %(id)s"),
     Damage("S9", "a reply beside the advance", "whole.one",
            "INSERT INTO commandbus.reply (reply_to, command_id, process_id, outcome, created_at) SELECT"
            " 'process:Order',"
@@ -150,6 +156,8 @@ DAMAGES = [
            " WHERE batch_id = %(id)s LIMIT 1)"),
     Damage("S10", "a cancelled batch that waits for what was never started", "cancelled batch",
            "UPDATE commandbus.batch SET total_count = 3 WHERE batch_id = %(id)s"),
+    Damage("S10", "members deleted before the end", "open batch",
+           "UPDATE commandbus.batch SET pruning = true WHERE batch_id = %(id)s"),
     # processes
     Damage("S11", "a step sent twice", "under way",
            "INSERT INTO commandbus.command (command_id, domain, command_type, payload, process_id, step, visit,"
@@ -231,6 +239,20 @@ DAMAGES = [
           "DELETE FROM commandbus.command WHERE command_id = %(id)s"),
     Damage("S12", "a command without its process", "whole", "DELETE FROM commandbus.process WHERE process_id = %(id)s"),
     Damage("S12", "members without their batch", "ended batch", "DELETE FROM commandbus.batch WHERE batch_id = %(id)s"),
+    Damage("S12", "a failed command that no listing finds", "refused",
+           "DELETE FROM commandbus.uncompleted WHERE command_id = %(id)s"),
+    Damage("S12", "listed as canceled, but it failed", "refused",
+           "UPDATE commandbus.uncompleted SET status = 'CANCELED' WHERE command_id = %(id)s"),
+    Damage("S12", "listed at another time", "given up",
+           "UPDATE commandbus.uncompleted SET created_at = created_at - interval '1 ms' WHERE command_id = %(id)s"),
+    Damage("S12", "listed as failed, but it completed", "done",
+           "INSERT INTO commandbus.uncompleted SELECT domain, command_type, 'FAILED', created_at, command_id"
+           " FROM commandbus.command WHERE command_id = %(id)s"),
+    Damage("S12", "a failed one listed twice", "refused",
+           "INSERT INTO commandbus.uncompleted SELECT domain, command_type, 'CANCELED', created_at, command_id"
+           " FROM commandbus.command WHERE command_id = %(id)s"),
+    Damage("S12", "statistics without their worker", "waiting", "INSERT INTO commandbus.worker_statistic VALUES"
+          " (date_trunc('second', now()), 99, 'A', 1, 1, 0, 0, 0, 0.1, '{5}', '{1}', 0.1, '{5}', '{1}')"),
     Damage("S12", "queued in another domain", "waiting", "UPDATE commandbus.queue SET domain = 'other' WHERE"
           " command_id = %(id)s"),
     # time

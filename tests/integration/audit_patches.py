@@ -166,6 +166,8 @@ PATCHES = [
           lambda bus: bus.park("a")),
     Patch("S12", "retries are not scheduled", "record_outcomes", "FROM o WHERE delay IS NOT NULL", "FROM o WHERE false",
           lambda bus: bus.fail("a", delay=60)),
+    Patch("S12", "failed commands are not listed", "record_outcomes", "WHERE o.status IN ('FAILED', 'CANCELED')",
+          "WHERE o.status IN ('CANCELED')", lambda bus: bus.settle(bus.claim("a"), "BUSINESS_RULE_FAILED")),
     Patch("S3", "outcomes are not stored", "record_outcomes", "FROM o WHERE o.status IS NOT NULL AND",
           "FROM o WHERE false AND", _complete),
     Patch("S3", "outcomes are not audited", "record_outcomes", "attempts, details FROM o )",

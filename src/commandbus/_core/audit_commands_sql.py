@@ -123,7 +123,7 @@ DOUBLES = AuditStatement(
 ORPHANS = AuditStatement(
     name="orphans",
     rules=("S12",),
-    description="Every row that names a command, a process or a batch of commands names one that exists.",
+    description="Every row that names a command, a process, a batch of commands or a worker names one that exists.",
     statement="""
         WITH named AS (
             SELECT 'queue' AS place, domain, command_id FROM commandbus.queue
@@ -133,20 +133,42 @@ ORPHANS = AuditStatement(
             UNION ALL SELECT 'process', domain, command_id FROM commandbus.process WHERE command_id IS NOT NULL
             UNION ALL SELECT 'compensates', domain, compensates FROM commandbus.command WHERE compensates IS NOT NULL
         )
-        SELECT 'S12' AS rule, n.domain, n.command_id AS subject, format('named in %%s, but no such command', n.place)
-            AS message
+        SELECT 'S12' AS rule, n.domain, n.command_id::text AS subject,
+               format('named in %%s, but no such command', n.place) AS message
           FROM named n
          WHERE NOT EXISTS (SELECT FROM commandbus.command c WHERE c.command_id = n.command_id)
         UNION ALL
-        SELECT 'S12', c.domain, c.command_id, format('of process %%s, which does not exist', c.process_id)
+        SELECT 'S12', c.domain, c.command_id::text, format('of process %%s, which does not exist', c.process_id)
           FROM commandbus.command c
          WHERE c.process_id IS NOT NULL
            AND NOT EXISTS (SELECT FROM commandbus.process p WHERE p.process_id = c.process_id)
         UNION ALL
-        SELECT 'S12', c.domain, c.command_id, format('of batch %%s, which does not exist', c.batch_id)
+        SELECT 'S12', c.domain, c.command_id::text, format('of batch %%s, which does not exist', c.batch_id)
           FROM commandbus.command c
          WHERE c.batch_id IS NOT NULL
            AND NOT EXISTS (SELECT FROM commandbus.batch b WHERE b.batch_id = c.batch_id)
+        UNION ALL
+        SELECT DISTINCT 'S12', NULL, format('worker %%s', s.worker_id), 'has statistics, but no such worker'
+          FROM commandbus.worker_statistic s
+         WHERE NOT EXISTS (SELECT FROM commandbus.worker w WHERE w.worker_id = s.worker_id)
+    """,
+)
+
+UNCOMPLETED = AuditStatement(
+    name="uncompleted",
+    rules=("S12",),
+    description="A FAILED or CANCELED command has one row in uncompleted, which says the same of it; no other has one.",
+    statement="""
+        SELECT 'S12' AS rule, coalesce(c.domain, u.domain) AS domain, coalesce(c.command_id, u.command_id) AS subject,
+               CASE WHEN u.command_id IS NULL THEN format('%%s, but not in uncompleted', c.status)
+                    WHEN c.command_id IS NULL
+                    THEN format('in uncompleted as %%s, but no such command is FAILED or CANCELED', u.status)
+                    ELSE format('%%s, created at %%s, but in uncompleted as %%s, created at %%s, or of another domain'
+                                ' or command type', c.status, c.created_at, u.status, u.created_at) END AS message
+          FROM (SELECT * FROM commandbus.command WHERE status IN ('FAILED', 'CANCELED')) c
+          FULL JOIN commandbus.uncompleted u ON u.command_id = c.command_id
+         WHERE (u.domain, u.command_type, u.status, u.created_at)
+               IS DISTINCT FROM (c.domain, c.command_type, c.status, c.created_at)
     """,
 )
 
