@@ -341,6 +341,8 @@ BEGIN
             SELECT l.command_id, 'LATE_OUTCOME_DROPPED', commandbus.now(), l.epoch, p_worker,
                    json_build_object('outcome', l.event)
               FROM late l
+              JOIN commandbus.command c ON c.command_id = l.command_id    -- a pruned one has no trail any more
+               FOR KEY SHARE OF c
         )
         SELECT coalesce(array_agg(seq), '{}') INTO lost FROM late;
         SELECT coalesce(json_agg(x), '[]') INTO p_outcomes FROM json_array_elements(p_outcomes) x

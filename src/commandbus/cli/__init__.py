@@ -5,7 +5,9 @@ Exit codes: 0 done, 1 it failed, 2 it was asked wrongly (options, an application
 
 import click
 
+from commandbus.cli.audit import audit
 from commandbus.cli.migrate import migrate
+from commandbus.cli.prune import prune
 from commandbus.cli.worker import worker
 
 
@@ -17,3 +19,5 @@ def main() -> None:
 
 main.add_command(worker)
 main.add_command(migrate)
+main.add_command(audit)
+main.add_command(prune)
