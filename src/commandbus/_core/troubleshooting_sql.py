@@ -2,10 +2,8 @@
 
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any
 from uuid import UUID
-
-from psycopg.sql import SQL, Composed
 
 from commandbus.models import TroubleshootingFilter, TroubleshootingItem
 from commandbus.payload import load_payload
@@ -52,62 +50,30 @@ class TroubleshootingSQL:
 
     NOW = "SELECT commandbus.now()"
 
-    # The three that follow read what `matching` finds, by the index that fits: see the conditions below.
+    # Which commands a filter finds beyond a place, oldest first.
+    FIND = """
+        SELECT moved_at, command_id
+          FROM commandbus.find_parked(%(domain)s, %(command_type)s, %(error_code)s, %(batch_id)s, %(moved_after)s,
+                                      %(moved_before)s, %(until)s, %(after)s, %(after_id)s, %(limit)s)"""
 
-    # A page of parked commands, oldest first.
-    LIST = SQL(
-        """
-        SELECT t.command_id, t.domain, t.command_type, c.payload::text, t.error_code, t.error_message, t.failures,
-               t.failures + t.past_failures, t.max_attempts, t.lost_leases, c.correlation_id, c.process_id, c.step,
-               coalesce(c.batch_id, p.batch_id), c.created_at, t.moved_at
-          FROM (SELECT * FROM commandbus.troubleshooting t WHERE {conditions}
-                 ORDER BY t.moved_at, t.command_id LIMIT %(limit)s) t
-          JOIN commandbus.command c ON c.command_id = t.command_id
-          LEFT JOIN commandbus.process p ON p.process_id = c.process_id
-         ORDER BY t.moved_at, t.command_id"""
-    )
+    COUNT = """
+        SELECT commandbus.count_parked(%(domain)s, %(command_type)s, %(error_code)s, %(batch_id)s, %(moved_after)s,
+                                       %(moved_before)s)"""
 
-    # Which ones an action by filter takes next, oldest first.
-    FIND = SQL(
-        """
-        SELECT t.moved_at, t.command_id FROM commandbus.troubleshooting t WHERE {conditions}
-         ORDER BY t.moved_at, t.command_id LIMIT %(limit)s"""
-    )
-
-    COUNT = SQL("SELECT count(*) FROM commandbus.troubleshooting t WHERE {conditions}")
-
-    CONDITIONS: ClassVar[dict[str, SQL]] = {
-        "command_id": SQL("t.command_id = %(command_id)s"),
-        "domain": SQL("t.domain = %(domain)s"),
-        "command_type": SQL("t.command_type = %(command_type)s"),
-        "error_code": SQL("t.error_code = %(error_code)s"),
-        "moved_after": SQL("t.moved_at >= %(moved_after)s"),
-        "moved_before": SQL("t.moved_at < %(moved_before)s"),
-        "until": SQL("t.moved_at <= %(until)s"),
-        "after_id": SQL("(t.moved_at, t.command_id) > (%(after)s, %(after_id)s)"),
-        # Of its own batch, or its process's. A scalar, so that it is looked up for one row at a time.
-        "batch_id": SQL(
-            """%(batch_id)s = (SELECT coalesce(c.batch_id, p.batch_id) FROM commandbus.command c
-                                 LEFT JOIN commandbus.process p ON p.process_id = c.process_id
-                                WHERE c.command_id = t.command_id)"""
-        ),
-    }
-
-    @staticmethod
-    def matching(statement: SQL, params: dict[str, Any]) -> Composed:
-        """Give LIST, FIND or COUNT with the conditions whose parameters are not None."""
-        chosen = [c for name, c in TroubleshootingSQL.CONDITIONS.items() if params.get(name) is not None]
-        return statement.format(conditions=SQL(" AND ").join(chosen) if chosen else SQL("true"))
+    # Parked commands as their operators see them, oldest first.
+    SHOW = "SELECT * FROM commandbus.show_parked(%(command_ids)s)"
 
 
 class TroubleshootingParams:
     """Parameters of the statements above."""
 
     @staticmethod
-    def matching(where: TroubleshootingFilter, after: tuple[datetime, UUID] | None = None) -> dict[str, Any]:
-        """Give the parameters of a filter, with the place that a listing goes on after."""
+    def find(
+        where: TroubleshootingFilter, after: tuple[datetime, UUID] | None, until: datetime | None, limit: int
+    ) -> dict[str, Any]:
+        """Give what FIND compares: the filter, the place to go on after, the last time that counts."""
         moved_at, command_id = after or (None, None)
-        return {**asdict(where), "after": moved_at, "after_id": command_id}
+        return {**asdict(where), "after": moved_at, "after_id": command_id, "until": until, "limit": limit}
 
 
 class TroubleshootingParsers:
@@ -115,7 +81,7 @@ class TroubleshootingParsers:
 
     @staticmethod
     def item(row: tuple[Any, ...]) -> TroubleshootingItem:
-        """Parse a row of LIST."""
+        """Parse a row of SHOW."""
         values = list(row)
         values[3] = load_payload(row[3])
         return TroubleshootingItem(*values)

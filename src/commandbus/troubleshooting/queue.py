@@ -1,6 +1,7 @@
 """Looking at parked commands, and acting on one, on many, or on all that a filter finds."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -49,16 +50,17 @@ class TroubleshootingQueue:
         error code or a batch each one that these leave is looked at.
         `cursor` is the next_cursor of the page before. What is parked meanwhile comes at the end.
         """
-        place = load_cursor(cursor, (datetime, UUID))
-        params = _checked(_filter(domain, command_type, where), place) | {"limit": check_limit(limit) + 1}
+        chosen, after = _filter(domain, command_type, where), _place(cursor)
+        most = check_limit(limit) + 1
         async with transaction(self._pool, conn) as own:
-            found = await self._items(own, params)
-        return make_page(found, limit, lambda item: (item.moved_at, item.command_id))
+            page = make_page(await self._find(own, chosen, after, None, most), limit, lambda place: place)
+            items = await self._items(own, [command_id for _, command_id in page.items])
+        return Page(items, page.next_cursor)
 
     async def get_troubleshooting(self, command_id: UUID, *, conn: Connection | None = None) -> TroubleshootingItem:
         """Return one parked command. Raises CommandNotFoundError, or InvalidOperationError when it is not parked."""
         async with transaction(self._pool, conn) as own:
-            found = await self._items(own, {"command_id": command_id, "limit": 1})
+            found = await self._items(own, [command_id])
             if not found:
                 raise await self._refusal(own, command_id, "shown here")
         return found[0]
@@ -72,10 +74,9 @@ class TroubleshootingQueue:
         conn: Connection | None = None,
     ) -> int:
         """Return how many commands are parked: of a domain, of a command type, or as a whole filter says."""
-        params = _checked(_filter(domain, command_type, where))
+        chosen = _filter(domain, command_type, where)
         async with transaction(self._pool, conn) as own:
-            cursor = await own.execute(TroubleshootingSQL.matching(TroubleshootingSQL.COUNT, params), params)
-            row = await cursor.fetchone()
+            row = await (await own.execute(TroubleshootingSQL.COUNT, asdict(chosen))).fetchone()
         return 0 if row is None else int(row[0])
 
     async def operator_retry(
@@ -202,12 +203,11 @@ class TroubleshootingQueue:
         done = 0
         after: tuple[datetime, UUID] | None = None
         until: datetime | None = None
+        chosen = _checked(where)
         while True:
             async with transaction(self._pool, None) as own:
                 until = until or await self._now(own)
-                params = _checked(where, after) | {"until": until, "limit": CHUNK}
-                cursor = await own.execute(TroubleshootingSQL.matching(TroubleshootingSQL.FIND, params), params)
-                found = await cursor.fetchall()
+                found = await self._find(own, chosen, after, until, CHUNK)
                 taken = await self._act(own, verdict, [command_id for _, command_id in found], until) if found else ()
             done += len(taken)
             if on_progress is not None and found:
@@ -225,8 +225,20 @@ class TroubleshootingQueue:
         return {each.command_id for each in parked}
 
     @staticmethod
-    async def _items(conn: Connection, params: dict[str, Any]) -> list[TroubleshootingItem]:
-        cursor = await conn.execute(TroubleshootingSQL.matching(TroubleshootingSQL.LIST, params), params)
+    async def _find(
+        conn: Connection,
+        where: TroubleshootingFilter,
+        after: tuple[datetime, UUID] | None,
+        until: datetime | None,
+        limit: int,
+    ) -> list[tuple[datetime, UUID]]:
+        params = TroubleshootingParams.find(where, after, until, limit)
+        return await (await conn.execute(TroubleshootingSQL.FIND, params)).fetchall()
+
+    @staticmethod
+    async def _items(conn: Connection, command_ids: Sequence[UUID]) -> list[TroubleshootingItem]:
+        """Read the items; one that an operator has taken since it was found is not among them."""
+        cursor = await conn.execute(TroubleshootingSQL.SHOW, {"command_ids": list(command_ids)})
         return [TroubleshootingParsers.item(row) for row in await cursor.fetchall()]
 
     @staticmethod
@@ -253,18 +265,23 @@ class TroubleshootingQueue:
 
 def _filter(domain: str | None, command_type: str | None, where: TroubleshootingFilter | None) -> TroubleshootingFilter:
     if where is None:
-        return TroubleshootingFilter(domain, command_type)
+        return _checked(TroubleshootingFilter(domain, command_type))
     if (domain, command_type) != (None, None):
         raise ValueError("give domain and command type inside of where=TroubleshootingFilter(…), not beside it")
-    return where
+    return _checked(where)
 
 
-def _checked(where: TroubleshootingFilter, after: tuple[datetime, UUID] | None = None) -> dict[str, Any]:
-    """Give the parameters of a filter. Raises InvalidNameError, and ValueError for a time without its zone."""
+def _checked(where: TroubleshootingFilter) -> TroubleshootingFilter:
+    """Return the filter. Raises InvalidNameError, and ValueError for a time without its zone."""
     for name, what in (("domain", "domain"), ("command_type", "command type")):
         if (value := getattr(where, name)) is not None:
             check_name(value, what)
     for name in ("moved_after", "moved_before"):
         if (time := getattr(where, name)) is not None and time.utcoffset() is None:
             raise ValueError(f"{name} needs a time zone: give datetime(…, tzinfo=UTC), not {time.isoformat()}")
-    return TroubleshootingParams.matching(where, after)
+    return where
+
+
+def _place(cursor: str | None) -> tuple[datetime, UUID] | None:
+    values = load_cursor(cursor, (datetime, UUID))
+    return None if values is None else (values[0], values[1])
