@@ -128,9 +128,9 @@ async def running(worker: Worker) -> AsyncIterator[Worker]:
             await task
 
 
-async def eventually(look: Callable[[], Awaitable[_Found | None]], what: str) -> _Found:
-    """Poll until `look` finds something."""
-    deadline = monotonic() + PATIENCE
+async def eventually(look: Callable[[], Awaitable[_Found | None]], what: str, *, patience: float = PATIENCE) -> _Found:
+    """Poll until `look` finds something, for at most `patience` seconds."""
+    deadline = monotonic() + patience
     while (found := await look()) is None:
         assert monotonic() < deadline, f"waited in vain for {what}"
         await asyncio.sleep(0.01)
