@@ -4,6 +4,7 @@
 -- caller records it and advances its process in the same transaction. A command in flight is only marked: its
 -- worker's settle then finds it `canceling`, and the worker decides knowing that. Bulk calls pass over rows that
 -- somebody holds just now and never wait, so that they cannot wait in a circle with a settle; one row is waited for.
+-- What was taken is recorded by a statement of its own, so that its time is later than whatever was done before.
 
 -- Takes the live commands of processes that go forward (one that undoes its steps already is passed over). `place` says
 -- where it was:
@@ -66,7 +67,7 @@ BEGIN
         SELECT r.command_id FROM asked a JOIN commandbus.reply r ON r.command_id = a.command_id
            FOR UPDATE OF r SKIP LOCKED
     ), requested AS (
-        UPDATE commandbus.process p SET cancel_request = p_request, updated_at = v_now
+        UPDATE commandbus.process p SET cancel_request = p_request, updated_at = greatest(v_now, p.updated_at)
           FROM (SELECT command_id, 'claimed' AS place FROM marked
                  UNION ALL SELECT command_id, 'answered' FROM answers) m
           JOIN asked a ON a.command_id = m.command_id
@@ -94,22 +95,22 @@ BEGIN
 END
 $$;
 
--- Cancels those of the given commands that nobody has claimed, each with its reply. `missed` are those that stand
--- unclaimed all the same, since somebody held them just now.
-CREATE FUNCTION commandbus.cancel_commands(
-    p_command_ids uuid[], p_message text, p_details json, p_wait boolean, OUT canceled integer, OUT missed uuid[])
+-- Takes those of the given commands that nobody has claimed: their rows are deleted, the caller records them.
+CREATE FUNCTION commandbus.take_unclaimed(p_command_ids uuid[], p_wait boolean)
+RETURNS TABLE (
+    command_id uuid, epoch integer, failures integer, max_attempts integer, reply_to text, correlation_id uuid)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
 AS $$
-DECLARE
-    v_outcomes json;
+#variable_conflict use_column
 BEGIN
     IF p_wait THEN
         PERFORM FROM unnest(p_command_ids) AS i (id) JOIN commandbus.scheduled s ON s.command_id = i.id FOR UPDATE OF s;
         PERFORM FROM unnest(p_command_ids) AS i (id) JOIN commandbus.queue q ON q.command_id = i.id FOR UPDATE OF q;
     END IF;
 
+    RETURN QUERY
     WITH due AS MATERIALIZED (
         SELECT q.seq FROM unnest(p_command_ids) AS i (id) JOIN commandbus.queue q ON q.command_id = i.id
          WHERE q.worker_id IS NULL FOR UPDATE OF q SKIP LOCKED
@@ -125,20 +126,6 @@ BEGIN
     ), taken AS (
         SELECT u.* FROM unclaimed u UNION ALL SELECT r.* FROM retries r
     )
-    SELECT json_agg(json_build_object(
-               'command_id', t.command_id, 'event', 'CANCELED', 'status', 'CANCELED', 'error_code', 'CANCELED',
-               'error_message', p_message, 'attempts', t.failures, 'epoch', t.epoch, 'max_attempts', t.max_attempts,
-               'details', p_details, 'reply_to', c.reply_to, 'correlation_id', c.correlation_id,
-               'reply_outcome', CASE WHEN c.reply_to IS NOT NULL THEN 'CANCELED' END))
-      INTO v_outcomes
-      FROM taken t JOIN commandbus.command c ON c.command_id = t.command_id;
-
-    canceled := coalesce(json_array_length(v_outcomes), 0);
-    IF canceled > 0 THEN
-        PERFORM commandbus.record_outcomes(NULL, v_outcomes);
-    END IF;
-    SELECT coalesce(array_agg(i.id), '{}') INTO missed FROM unnest(p_command_ids) AS i (id)
-     WHERE EXISTS (SELECT FROM commandbus.queue q WHERE q.command_id = i.id AND q.worker_id IS NULL)
-        OR EXISTS (SELECT FROM commandbus.scheduled s WHERE s.command_id = i.id);
+    SELECT t.*, c.reply_to, c.correlation_id FROM taken t JOIN commandbus.command c ON c.command_id = t.command_id;
 END
 $$;

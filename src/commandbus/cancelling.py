@@ -3,6 +3,8 @@
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from uuid import UUID
 
+import orjson
+
 from commandbus._core.cancel_sql import CancelParams, CancelSQL
 from commandbus._core.connection import Connection, Pool, transaction
 from commandbus.errors import InvalidOperationError
@@ -79,15 +81,15 @@ async def _cancel_missed(pool: Pool, process_id: UUID, request: CancelRequest, m
 async def _cancel_commands(
     pool: Pool, command_ids: Sequence[UUID], request: CancelRequest, *, wait: bool
 ) -> tuple[int, list[UUID]]:
-    params = {
-        "command_ids": list(command_ids),
-        "message": request.message,
-        "details": CancelParams.details(request),
-        "wait": wait,
-    }
+    """Cancel those that nobody has claimed; returns how many, and which stand unclaimed all the same."""
+    params = {"command_ids": list(command_ids), "wait": wait}
     async with transaction(pool, None) as conn:
-        row = await (await conn.execute(CancelSQL.COMMANDS, params)).fetchone()
-    return (row[0], row[1]) if row else (0, [])
+        taken = await (await conn.execute(CancelSQL.TAKE_UNCLAIMED, params)).fetchall()
+        if taken:
+            outcomes = [CancelParams.of_batch(row, request) for row in taken]
+            await conn.execute(CancelSQL.RECORD, {"outcomes": orjson.dumps(outcomes).decode()})
+        missed = [row[0] for row in await (await conn.execute(CancelSQL.MISSED, params)).fetchall()]
+    return len(taken), missed
 
 
 async def _live_commands(pool: Pool, batch_id: UUID) -> AsyncIterator[list[UUID]]:

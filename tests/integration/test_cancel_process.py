@@ -1,4 +1,4 @@
-"""Cancelling a process: unclaimed commands are taken back, one in flight ends first, and all that was done is undone."""
+"""Cancelling a process: unclaimed commands are taken back, one in flight ends first, all that was done is undone."""
 
 import asyncio
 import contextlib

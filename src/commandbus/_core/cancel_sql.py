@@ -47,9 +47,17 @@ class CancelSQL:
         SELECT process_type, status, current_step, undone_status IS NOT NULL, cancel_request ->> 'operator'
           FROM commandbus.process WHERE process_id = %(process_id)s"""
 
-    COMMANDS = """
-        SELECT canceled, missed
-          FROM commandbus.cancel_commands(%(command_ids)s::uuid[], %(message)s, %(details)s::json, %(wait)s)"""
+    TAKE_UNCLAIMED = """
+        SELECT command_id, epoch, failures, max_attempts, reply_to, correlation_id
+          FROM commandbus.take_unclaimed(%(command_ids)s::uuid[], %(wait)s)"""
+
+    RECORD = "SELECT commandbus.record_outcomes(NULL, %(outcomes)s::json)"
+
+    # Those that stand unclaimed all the same, since somebody held them just then.
+    MISSED = """
+        SELECT i.id FROM unnest(%(command_ids)s::uuid[]) AS i (id)
+         WHERE EXISTS (SELECT FROM commandbus.queue q WHERE q.command_id = i.id AND q.worker_id IS NULL)
+            OR EXISTS (SELECT FROM commandbus.scheduled s WHERE s.command_id = i.id)"""
 
     # Shuts a batch of processes: those who start some in it have ended, later ones will be refused.
     LOCK_BATCH = "SELECT FROM commandbus.batch WHERE batch_id = %(batch_id)s FOR UPDATE"
@@ -102,16 +110,36 @@ class CancelParams:
         return orjson.dumps({"operator": request.operator, "reason": request.reason}).decode()
 
     @staticmethod
-    def outcome(taken: Taken, request: CancelRequest) -> dict[str, Any]:
-        """Give the row that record_outcomes takes for a command that was taken back."""
+    def of_process(taken: Taken, request: CancelRequest) -> dict[str, Any]:
+        """Give the row that RECORD takes for a process's command that was taken back."""
+        row = CancelParams._outcome(taken.command_id, taken.epoch, taken.failures, taken.max_attempts, request)
+        return row | {"event": "OPERATOR_CANCEL"} if taken.place == "troubleshooting" else row
+
+    @staticmethod
+    def of_batch(row: tuple[Any, ...], request: CancelRequest) -> dict[str, Any]:
+        """Give the row that RECORD takes for one of TAKE_UNCLAIMED."""
+        command_id, epoch, failures, max_attempts, reply_to, correlation_id = row
+        outcome = CancelParams._outcome(command_id, epoch, failures, max_attempts, request)
+        if reply_to is not None:
+            outcome |= {"reply_to": reply_to, "reply_outcome": "CANCELED", "correlation_id": correlation_id}
+        return outcome
+
+    @staticmethod
+    def _outcome(
+        command_id: UUID | None,
+        epoch: int | None,
+        failures: int | None,
+        max_attempts: int | None,
+        request: CancelRequest,
+    ) -> dict[str, Any]:
         return {
-            "command_id": taken.command_id,
-            "event": "OPERATOR_CANCEL" if taken.place == "troubleshooting" else "CANCELED",
+            "command_id": command_id,
+            "event": "CANCELED",
             "status": "CANCELED",
             "error_code": CANCELED,
             "error_message": request.message,
-            "attempts": taken.failures,
-            "epoch": taken.epoch,
-            "max_attempts": taken.max_attempts,
+            "attempts": failures,
+            "epoch": epoch,
+            "max_attempts": max_attempts,
             "details": {"operator": request.operator, "reason": request.reason},
         }

@@ -8,7 +8,6 @@ from psycopg.rows import class_row
 
 from commandbus._core.cancel_sql import CancelParams, CancelSQL, Taken
 from commandbus._core.connection import Connection
-from commandbus._core.troubleshooting_sql import TroubleshootingSQL
 from commandbus.errors import CommandBusError, InvalidOperationError, ProcessNotFoundError
 from commandbus.payload import load_payload, sanitise_text
 from commandbus.process import advance
@@ -63,9 +62,9 @@ async def _undo(
     conn: Connection, managers: Mapping[str, Manager], taken: Sequence[Taken], request: CancelRequest
 ) -> None:
     """Record the commands that were taken back, and let their processes undo their completed steps."""
-    outcomes = [CancelParams.outcome(t, request) for t in taken if t.command_id is not None]
+    outcomes = [CancelParams.of_process(t, request) for t in taken if t.command_id is not None]
     if outcomes:
-        await conn.execute(TroubleshootingSQL.RECORD, {"outcomes": orjson.dumps(outcomes).decode()})
+        await conn.execute(CancelSQL.RECORD, {"outcomes": orjson.dumps(outcomes).decode()})
     await advance.apply(
         conn,
         [
