@@ -64,9 +64,9 @@ async def prune(
     await pruning.batches()
     await pruning.processes()
     await pruning.commands()
-    await pruning.workers(wall_before)
+    gone = await pruning.workers(wall_before)
     if asked is None:
-        await pruning.statistics(wall_before, older_than)
+        await pruning.statistics(wall_before, older_than, gone)
     return pruning.counts
 
 
@@ -113,23 +113,29 @@ class _Pruning:
                 for ids in _chunks([row[1] for row in rows], _COMMANDS):
                     await self._delete_commands(ids, None)
 
-    async def workers(self, before: datetime) -> None:
-        """Workers that are gone for long."""
+    async def workers(self, before: datetime) -> list[int]:
+        """Workers that are gone for long, with what they did; return the ids of those of a dry run."""
+        limit = None if self._dry_run else _COMMANDS
         while True:
-            params = self._params | {"before": before, "limit": None if self._dry_run else _COMMANDS}
             async with transaction(self._pool, None) as conn:
-                ids = await _ids(conn, PruneSQL.WORKERS, params)
-                if not self._dry_run:
+                rows = await _rows(conn, PruneSQL.WORKERS, self._params | {"before": before, "limit": limit})
+                ids = [row[0] for row in rows]
+                if self._dry_run:
+                    ((statistics,),) = await _rows(conn, PruneSQL.COUNT_STATISTICS_OF, {"ids": ids})
+                else:
+                    statistics = (await conn.execute(PruneSQL.DELETE_STATISTICS_OF, {"ids": ids})).rowcount
                     await conn.execute(PruneSQL.DELETE_WORKERS, {"ids": ids})
-            self._add(workers=len(ids))
-            if self._dry_run or not ids:
-                return
+            self._add(workers=len(ids), statistics=statistics)
+            if self._dry_run:
+                return ids
+            if not ids:
+                return []
 
-    async def statistics(self, before: datetime, older_than: timedelta) -> None:
-        """What workers did, second by second."""
+    async def statistics(self, before: datetime, older_than: timedelta, gone: Sequence[int]) -> None:
+        """What other workers did, second by second."""
         if self._dry_run:
             async with self._pool.connection() as conn:
-                ((count,),) = await _rows(conn, PruneSQL.STATISTICS, {"before": before})
+                ((count,),) = await _rows(conn, PruneSQL.COUNT_STATISTICS, {"before": before, "gone": list(gone)})
             self._add(statistics=count)
             return
         while True:

@@ -88,13 +88,14 @@ class Bus:
     def _outcome(self, row: dict[str, Any], event: str, failures: int, attempts: int) -> dict[str, Any]:
         status = STATUS.get(event)
         failed = event in ("RETRY_SCHEDULED", "MOVED_TO_TSQ", "BUSINESS_RULE_FAILED")
-        process = self.rows("SELECT process_id FROM commandbus.command WHERE command_id = %(id)s", id=row["command_id"])
+        found = self.rows("SELECT process_id FROM commandbus.command WHERE command_id = %(id)s", id=row["command_id"])
+        process_id = found[0]["process_id"] if found else None  # the command may have been pruned
         return {
             "command_id": str(row["command_id"]), "domain": DOMAIN, "command_type": row["command_type"], "event": event,
             "status": status, "attempts": attempts, "epoch": row["epoch"], "failures": failures,
             "past_failures": row["past_failures"], "lost_leases": row["lost_leases"],
             "max_attempts": row["max_attempts"],
-            "process_id": str(process[0]["process_id"]) if process[0]["process_id"] else None,
+            "process_id": str(process_id) if process_id else None,
             "reply_outcome": REPLY.get(status or ""),
             "error_code": "NO_STOCK" if failed else None, "details": {"code": "NO_STOCK"} if failed else None,
         }  # fmt: skip

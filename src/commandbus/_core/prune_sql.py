@@ -145,5 +145,11 @@ class PruneSQL:
 
     DELETE_WORKERS = "DELETE FROM commandbus.worker WHERE worker_id = ANY (%(ids)s)"
 
-    # What they did, second by second, of all domains: it only serves to look back an hour.
-    STATISTICS = "SELECT count(*) FROM commandbus.worker_statistic WHERE second < %(before)s"
+    # What they did, second by second; their table holds an hour.
+    COUNT_STATISTICS_OF = "SELECT count(*) FROM commandbus.worker_statistic WHERE worker_id = ANY (%(ids)s)"
+    DELETE_STATISTICS_OF = "DELETE FROM commandbus.worker_statistic WHERE worker_id = ANY (%(ids)s)"
+
+    # Of any domain: they only serve to look back an hour. Those of the workers that go too are counted there.
+    COUNT_STATISTICS = """
+        SELECT count(*) FROM commandbus.worker_statistic
+         WHERE second < %(before)s AND NOT worker_id = ANY (%(gone)s)"""

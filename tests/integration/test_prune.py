@@ -1,0 +1,378 @@
+"""Pruning: what ended long ago goes whole, what anybody may still need stays, beside whatever else goes on."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+import pytest_asyncio
+from psycopg_pool import AsyncConnectionPool
+
+from commandbus import BatchCommand, BatchStatus, BusinessRuleError, CommandStatus
+from commandbus.auditor import audit, format_violations
+from commandbus.errors import BatchNotFoundError, CommandNotFoundError, InvalidNameError
+from commandbus.migrate import migrate
+from commandbus.process import ProcessStatus
+from commandbus.prune import Pruned, prune
+from tests.integration.bus_history import Bus, write_history
+from tests.integration.process_kit import make_manager, open_hand, process_of
+from tests.integration.worker_kit import Bench
+
+pytestmark = pytest.mark.asyncio
+
+NOW = timedelta(0)
+HOUR = timedelta(hours=1)
+TABLES = ("command", "event", "uncompleted", "reply", "process", "batch", "queue", "scheduled", "troubleshooting")
+
+# Of the history in which every state occurs: what stays, by why. All the rest goes.
+STAYS = {
+    "its reply waits for a consumer": ["done", "refused"],
+    "it lives": ["waiting", "leased", "scheduled", "released"],
+    "an operator is to decide": ["swept", "failing", "parked"],
+    "its process is open": [
+        *("under way", "under way.one", "under way.two"),
+        *("answered", "answered.one", "stuck", "stuck.one", "to cancel", "to cancel.one"),
+        *("undoing", "undoing.one", "undoing.two", "undoing.three", "undoing.undo two", "undoing.undo one"),
+    ],
+    "its batch is open": [
+        *("open batch", "open batch 1", "open batch 2"),
+        *("cancelled batch", "last member", "last member.one"),
+    ],
+}
+
+
+@pytest.fixture
+def bus(empty_dsn: str) -> Iterator[Bus]:
+    migrate(empty_dsn)
+    with psycopg.connect(empty_dsn, autocommit=True) as conn:
+        yield Bus(conn)
+
+
+@pytest_asyncio.fixture
+async def pool(bus: Bus, empty_dsn: str) -> AsyncIterator[AsyncConnectionPool[Any]]:
+    """A pool on the database; the auditor looks at it when the test has ended."""
+    async with AsyncConnectionPool(empty_dsn, min_size=1, max_size=8, open=False) as pool:
+        yield pool
+        async with pool.connection() as conn:
+            violations = await audit(conn)
+        assert not violations, format_violations(violations)
+
+
+def sizes(bus: Bus) -> dict[str, int]:
+    return {table: bus.rows(f"SELECT count(*) AS n FROM commandbus.{table}")[0]["n"] for table in TABLES}  # noqa: S608
+
+
+def stored(bus: Bus) -> set[UUID]:
+    """The ids of all commands, processes and batches."""
+    return {
+        row["id"]
+        for row in bus.rows(
+            "SELECT command_id AS id FROM commandbus.command UNION ALL SELECT process_id FROM commandbus.process"
+            " UNION ALL SELECT batch_id FROM commandbus.batch"
+        )
+    }
+
+
+async def test_of_every_state_only_what_nobody_needs_goes(bus: Bus, pool: AsyncConnectionPool[Any]) -> None:
+    write_history(bus)
+    names = {name_id: name for name, name_id in bus.ids.items()}
+    assert stored(bus) == set(names)
+    await prune(pool, NOW)
+    assert {names[kept] for kept in stored(bus)} == {name for kept in STAYS.values() for name in kept}
+    told = {row["command_id"] for row in bus.rows("SELECT command_id FROM commandbus.event")}
+    assert told <= stored(bus)
+
+
+async def test_what_is_deleted_is_told_and_again_nothing_is(bus: Bus, pool: AsyncConnectionPool[Any]) -> None:
+    write_history(bus)
+    before = sizes(bus)
+    expected = await prune(pool, NOW, dry_run=True)
+    assert sizes(bus) == before
+    assert await prune(pool, NOW) == expected
+    after = sizes(bus)
+    gone = {table: before[table] - after[table] for table in ("command", "event", "process", "batch")}
+    assert (expected.commands, expected.events, expected.processes, expected.batches) == tuple(gone.values())
+    assert min(gone.values()) > 0
+    assert after["uncompleted"] < before["uncompleted"]
+    assert {table for table in TABLES if after[table] == before[table]} == {
+        *("reply", "queue", "scheduled", "troubleshooting")
+    }
+    assert await prune(pool, NOW) == Pruned()
+    assert await prune(pool, NOW, dry_run=True) == Pruned()
+
+
+async def test_what_ended_lately_stays(bus: Bus, pool: AsyncConnectionPool[Any]) -> None:
+    write_history(bus)
+    assert await prune(pool, HOUR) == Pruned()
+
+
+async def test_a_command_is_as_old_as_its_end(bus: Bus, pool: AsyncConnectionPool[Any]) -> None:
+    bus.send("old", "late")
+    for name in ("old", "late"):
+        bus.settle(bus.claim(name))
+    age(bus, bus.ids["old"], created=2, ended=1.5)
+    age(bus, bus.ids["late"], created=2, ended=0.5)
+    assert (await prune(pool, HOUR)).commands == 1
+    assert stored(bus) == {bus.ids["late"]}
+
+
+def age(bus: Bus, command_id: UUID, *, created: float, ended: float) -> None:
+    """Move a completed command's times back, by hours."""
+    bus.rows(
+        "UPDATE commandbus.command SET created_at = created_at - %(created)s * interval '1 hour',"
+        " updated_at = updated_at - %(ended)s * interval '1 hour',"
+        " completed_at = completed_at - %(ended)s * interval '1 hour' WHERE command_id = %(id)s",
+        id=command_id, created=created, ended=ended,
+    )  # fmt: skip
+    bus.rows(
+        "UPDATE commandbus.event SET ts = ts - (CASE type WHEN 'COMPLETED' THEN %(ended)s ELSE %(created)s END)"
+        " * interval '1 hour' WHERE command_id = %(id)s",
+        id=command_id, created=created, ended=ended,
+    )  # fmt: skip
+
+
+async def test_a_command_goes_once_its_reply_is_consumed(bus: Bus, pool: AsyncConnectionPool[Any]) -> None:
+    bus.send("asked", reply_to="shop")
+    bus.settle(bus.claim("asked"))
+    assert await prune(pool, NOW) == Pruned()
+    bus.rows("DELETE FROM commandbus.reply")
+    assert (await prune(pool, NOW)).commands == 1
+
+
+async def test_members_stay_until_their_batch_has_ended(bus: Bus, pool: AsyncConnectionPool[Any]) -> None:
+    batch = bus.batch("batch", 2, "PROCESS")
+    bus.start("first", batch)
+    bus.advance("first", "one", status="COMPLETED")
+    bus.start("loner")
+    bus.advance("loner", "one", status="COMPLETED")
+    done = await prune(pool, NOW)
+    assert (done.batches, done.processes, done.commands) == (0, 1, 1)
+    bus.start("second", batch)
+    bus.advance("second", "one", status="FAILED")
+    done = await prune(pool, NOW)  # nobody has read the batch since, so that its row does not say yet that it ended
+    assert (done.batches, done.processes, done.commands) == (1, 2, 2)
+    assert stored(bus) == set()
+
+
+async def test_a_process_of_a_batch_that_there_never_was_goes_alone(bus: Bus, pool: AsyncConnectionPool[Any]) -> None:
+    bus.start("stray", uuid4())
+    bus.advance("stray", "one", status="COMPLETED")
+    assert (await prune(pool, NOW)).processes == 1
+
+
+async def test_a_process_that_never_sent_anything_goes(bus: Bus, pool: AsyncConnectionPool[Any]) -> None:
+    row = {"process_id": str(uuid4()), "domain": "orders", "process_type": "Order", "state": {}, "status": "FAILED",
+           "ended": True}  # fmt: skip
+    bus.rows("SELECT commandbus.start_processes(%(rows)s, '[]')", rows=json.dumps([row]))
+    assert (await prune(pool, NOW)).processes == 1
+
+
+async def test_only_the_domains_that_are_asked_for(bus: Bus, pool: AsyncConnectionPool[Any]) -> None:
+    write_history(bus)
+    await register_worker(pool, stopped="2 hours")
+    assert await prune(pool, NOW, domains=["billing"]) == Pruned()
+    assert await prune(pool, NOW, domains=["shipping"]) == Pruned(workers=1, statistics=3)
+    assert (await prune(pool, NOW, domains=["billing", "orders"])).commands > 10
+    with pytest.raises(InvalidNameError):
+        await prune(pool, NOW, domains=["or ders"])
+
+
+async def test_an_age_below_zero_is_refused(pool: AsyncConnectionPool[Any]) -> None:
+    with pytest.raises(ValueError, match="at least 0"):
+        await prune(pool, timedelta(seconds=-1))
+
+
+async def register_worker(
+    pool: AsyncConnectionPool[Any], *, stopped: str | None = None, last_seen: str = "2 hours"
+) -> None:
+    """Store a worker, and what it did in three seconds, 40 minutes apart, since it was last seen."""
+    async with pool.connection() as conn:
+        cursor = await conn.execute(
+            "INSERT INTO commandbus.worker (domain, host, pid, command_types, process_types, concurrency, started_at,"
+            " heartbeat_at, alive_until, stopped_at) SELECT 'shipping', 'h', 1, '{}', '{}', 1, t - interval '30 days',"
+            " t - %(seen)s::interval, t - %(seen)s::interval, t - %(stopped)s::interval"
+            " FROM (SELECT clock_timestamp()) AS c (t) RETURNING worker_id, heartbeat_at",
+            {"seen": last_seen, "stopped": stopped},
+        )
+        await conn.execute(
+            "INSERT INTO commandbus.worker_statistic SELECT %s::timestamptz - n * interval '40 minutes', %s, 'Pay',"
+            " 1, 1, 0, 0, 0, 0, '{}', '{}', 0, '{}', '{}' FROM generate_series(0, 2) AS n",
+            list(await cursor.fetchone() or ())[::-1],
+        )
+
+
+@pytest.mark.parametrize(
+    ("stopped", "last_seen", "gone", "statistics"),
+    [
+        ("2 hours", "2 hours", 1, 3),
+        ("30 minutes", "30 minutes", 0, 2),
+        (None, "25 hours", 1, 3),  # it died
+        (None, "2 hours", 0, 3),  # it may have slept, and come back
+        (None, "-10 seconds", 0, 1),
+    ],
+)
+async def test_workers_that_are_gone_for_long_are_forgotten(
+    pool: AsyncConnectionPool[Any], stopped: str | None, last_seen: str, gone: int, statistics: int
+) -> None:
+    await register_worker(pool, stopped=stopped, last_seen=last_seen)
+    expected = Pruned(workers=gone, statistics=statistics)
+    assert await prune(pool, HOUR, dry_run=True) == expected
+    assert await prune(pool, HOUR) == expected
+    assert await prune(pool, HOUR) == Pruned()
+
+
+async def test_an_interrupted_prune_leaves_a_sound_batch_and_the_next_one_ends_it(
+    bus: Bus, pool: AsyncConnectionPool[Any]
+) -> None:
+    batch = ended_batch(bus, 2_500)
+
+    def interrupt(counts: Pruned) -> None:
+        if counts.commands >= 1_000:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        await prune(pool, NOW, on_progress=interrupt)
+    left = sizes(bus)
+    assert (left["batch"], left["command"]) == (1, 1_500)
+    async with pool.connection() as conn:
+        assert await audit(conn) == []
+    bus.refresh("batch")
+    row = bus.rows("SELECT status, completed_count FROM commandbus.batch WHERE batch_id = %(id)s", id=batch)[0]
+    assert row == {"status": "COMPLETED", "completed_count": 2_500}
+    done = await prune(pool, NOW)
+    assert (done.batches, done.commands, done.events) == (1, 1_500, 1_500 * 3)
+    assert stored(bus) == set()
+
+
+def ended_batch(bus: Bus, count: int) -> UUID:
+    """A batch of so many completed commands."""
+    batch = bus.batch("batch", count)
+    bus.send(*(f"member {n}" for n in range(count)), batch_id=str(batch))
+    claims = bus.rows("SELECT * FROM commandbus.claim('orders', 1, %(count)s, '1 hour', 3, 0)", count=count)
+    outcomes = [
+        {"seq": c["seq"], "command_id": str(c["command_id"]), "domain": "orders", "command_type": "Reserve",
+         "event": "COMPLETED", "status": "COMPLETED", "attempts": 1, "epoch": c["epoch"], "max_attempts": 3}
+        for c in claims
+    ]  # fmt: skip
+    bus.rows(
+        "SELECT commandbus.settle('orders', 1, %(seqs)s, %(epochs)s, %(outcomes)s, '[]', '[]')",
+        seqs=[c["seq"] for c in claims], epochs=[c["epoch"] for c in claims], outcomes=json.dumps(outcomes),
+    )  # fmt: skip
+    return batch
+
+
+async def test_two_at_once_delete_everything_once(bus: Bus, pool: AsyncConnectionPool[Any]) -> None:
+    ended_batch(bus, 1_500)
+    for n in range(300):
+        bus.start(f"p{n}")
+        bus.advance(f"p{n}", "one", status="COMPLETED")
+    before = sizes(bus)
+    both = await asyncio.gather(prune(pool, NOW), prune(pool, NOW), prune(pool, NOW))
+    last = await prune(pool, NOW)
+    assert sum(p.commands for p in (*both, last)) == before["command"]
+    assert sum(p.events for p in (*both, last)) == before["event"]
+    assert sum(p.processes for p in (*both, last)) == before["process"]
+    assert sum(p.batches for p in (*both, last)) == 1
+    assert stored(bus) == set()
+
+
+async def test_an_outcome_that_comes_after_the_prune_leaves_nothing(bus: Bus, pool: AsyncConnectionPool[Any]) -> None:
+    bus.send("a")
+    zombie = bus.claim("a", lease="0")
+    bus.settle(bus.claim("a", worker=2))
+    assert (await prune(pool, NOW)).commands == 1
+    assert bus.settle(zombie) == [zombie["seq"]]
+    assert sizes(bus)["event"] == 0
+
+
+async def test_an_outcome_that_is_being_dropped_keeps_the_command_until_it_is(
+    bus: Bus, pool: AsyncConnectionPool[Any]
+) -> None:
+    bus.send("a")
+    zombie = bus.claim("a", lease="0")
+    bus.settle(bus.claim("a", worker=2))
+    with bus.conn.transaction():
+        bus.settle(zombie)
+        assert await prune(pool, NOW) == Pruned()
+    assert await prune(pool, NOW) == Pruned(commands=1, events=5)
+    assert sizes(bus)["event"] == 0
+
+
+@pytest.mark.parametrize("listen", [True, False])
+async def test_beside_a_worker_everything_is_done_once_and_then_gone(bench: Bench, listen: bool) -> None:
+    handled: Counter[UUID] = Counter()
+
+    @bench.handler("Note")
+    async def note(command: Any, context: Any) -> None:
+        handled[command.command_id] += 1
+
+    for step in ("Reserve", "Pay", "Ship"):
+
+        @bench.handler(step)
+        async def go(command: Any, context: Any) -> None:
+            handled[command.command_id] += 1
+
+    manager = make_manager(bench)
+    async with bench.worker(processes=[manager], listen=listen, poll_interval=0.02):
+        batch = await bench.bus.create_batch(bench.domain, [BatchCommand("Note", uuid4(), {}) for _ in range(300)])
+        process_batch = await bench.bus.create_process_batch(bench.domain, 60)
+        sending = asyncio.create_task(send_all(bench, manager, process_batch))
+        gone = Pruned()
+        while (gone.commands, gone.processes, gone.batches) != (300 + 100 + 3 * 100, 100, 2):
+            async with asyncio.timeout(60):
+                done = await prune(bench.pool, NOW, domains=[bench.domain])
+            gone = Pruned(*(getattr(gone, n) + getattr(done, n) for n in Pruned.__slots__))
+            await asyncio.sleep(0.02)
+        await sending
+    assert (len(handled), max(handled.values())) == (700, 1)
+    for batch_id in (batch, process_batch):
+        with pytest.raises(BatchNotFoundError):
+            await bench.bus.get_batch(bench.domain, batch_id)
+
+
+async def send_all(bench: Bench, manager: Any, process_batch: UUID) -> None:
+    for n in range(100):
+        await bench.send("Note")
+        await manager.start({"order": n}, batch_id=process_batch if n < 60 else None)
+
+
+async def test_a_process_that_is_moved_by_hand_keeps_all_it_needs_to_compensate(bench: Bench) -> None:
+    manager = make_manager(bench)
+    async with open_hand(bench, manager) as hand:
+        process_id = await manager.start({"order": 1})
+        await hand.turn(step="Reserve")
+        await hand.turn(step="Pay")
+        assert await prune(bench.pool, NOW, domains=[bench.domain]) == Pruned()
+        await hand.turn(BusinessRuleError("OUT_OF_STOCK"), step="Ship")
+        await hand.turn(step="Refund")
+        assert await prune(bench.pool, NOW, domains=[bench.domain]) == Pruned()
+        await hand.turn(step="Return")
+        assert (await process_of(bench, process_id)).status is ProcessStatus.CANCELED
+        done = await prune(bench.pool, NOW, domains=[bench.domain])
+        assert (done.processes, done.commands) == (1, 5)
+
+
+async def test_a_pruned_id_is_free_again(bench: Bench) -> None:
+    @bench.handler("Note")
+    async def note(command: Any, context: Any) -> None:
+        pass
+
+    async with bench.worker():
+        command_id = await bench.send("Note")
+        await bench.until(command_id)
+        assert (await prune(bench.pool, NOW, domains=[bench.domain])).commands == 1
+        with pytest.raises(CommandNotFoundError):
+            await bench.bus.get_command(command_id)
+        await bench.send("Note", command_id=command_id)
+        assert (await bench.until(command_id)).status is CommandStatus.COMPLETED
+
+
+async def test_an_empty_batch_goes_too(bench: Bench) -> None:
+    batch = await bench.bus.create_batch(bench.domain, [])
+    assert (await bench.bus.get_batch(bench.domain, batch)).status is BatchStatus.COMPLETED
+    assert await prune(bench.pool, NOW, domains=[bench.domain]) == Pruned(batches=1)
