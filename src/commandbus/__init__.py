@@ -51,6 +51,7 @@ from commandbus.models import (  # noqa: E402
 )
 from commandbus.policies import RetryPolicy  # noqa: E402
 from commandbus.replies import ReplyQueue  # noqa: E402
+from commandbus.status import BusStatus, DomainStatus, status  # noqa: E402
 from commandbus.troubleshooting import TroubleshootingQueue  # noqa: E402
 from commandbus.worker import Worker  # noqa: E402
 
@@ -66,6 +67,7 @@ __all__ = [
     "BatchType",
     "BlockingContext",
     "BulkResult",
+    "BusStatus",
     "BusinessRuleError",
     "Command",
     "CommandBus",
@@ -73,6 +75,7 @@ __all__ = [
     "CommandMetadata",
     "CommandNotFoundError",
     "CommandStatus",
+    "DomainStatus",
     "DuplicateCommandError",
     "HandlerAlreadyRegisteredError",
     "HandlerContext",
@@ -101,4 +104,5 @@ __all__ = [
     "Worker",
     "handler",
     "migrate",
+    "status",
 ]
