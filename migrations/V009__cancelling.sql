@@ -26,46 +26,58 @@ DECLARE
     v_now timestamptz := commandbus.now();
 BEGIN
     IF p_wait THEN
-        PERFORM FROM unnest(p_process_ids) AS i (id) JOIN commandbus.process p ON p.process_id = i.id
-                JOIN commandbus.queue q ON q.command_id = p.command_id FOR UPDATE OF q;
-        PERFORM FROM unnest(p_process_ids) AS i (id) JOIN commandbus.process p ON p.process_id = i.id
-                JOIN commandbus.scheduled s ON s.command_id = p.command_id FOR UPDATE OF s;
-        PERFORM FROM unnest(p_process_ids) AS i (id) JOIN commandbus.process p ON p.process_id = i.id
-                JOIN commandbus.troubleshooting t ON t.command_id = p.command_id FOR UPDATE OF t;
-        PERFORM FROM unnest(p_process_ids) AS i (id) JOIN commandbus.process p ON p.process_id = i.id
-                JOIN commandbus.reply r ON r.command_id = p.command_id FOR UPDATE OF r;
+        PERFORM FROM commandbus.process p, LATERAL (
+            SELECT FROM commandbus.queue q WHERE q.command_id = p.command_id FOR UPDATE) AS held
+         WHERE p.process_id = ANY (p_process_ids);
+        PERFORM FROM commandbus.process p, LATERAL (
+            SELECT FROM commandbus.scheduled s WHERE s.command_id = p.command_id FOR UPDATE) AS held
+         WHERE p.process_id = ANY (p_process_ids);
+        PERFORM FROM commandbus.process p, LATERAL (
+            SELECT FROM commandbus.troubleshooting t WHERE t.command_id = p.command_id FOR UPDATE) AS held
+         WHERE p.process_id = ANY (p_process_ids);
+        PERFORM FROM commandbus.process p, LATERAL (
+            SELECT FROM commandbus.reply r WHERE r.command_id = p.command_id FOR UPDATE) AS held
+         WHERE p.process_id = ANY (p_process_ids);
     END IF;
 
     RETURN QUERY
     WITH asked AS MATERIALIZED (
-        SELECT p.process_id, p.command_id
-          FROM unnest(p_process_ids) AS i (id) JOIN commandbus.process p ON p.process_id = i.id
-         WHERE p.undone_status IS NULL AND p.status NOT IN ('COMPLETED', 'COMPENSATED', 'FAILED', 'CANCELED')
+        SELECT p.process_id, p.command_id FROM commandbus.process p
+         WHERE p.process_id = ANY (p_process_ids) AND p.undone_status IS NULL
+           AND p.status NOT IN ('COMPLETED', 'COMPENSATED', 'FAILED', 'CANCELED')
     ), due AS MATERIALIZED (
-        SELECT q.seq, q.worker_id IS NOT NULL AS claimed
-          FROM asked a JOIN commandbus.queue q ON q.command_id = a.command_id
-         WHERE NOT q.canceling FOR UPDATE OF q SKIP LOCKED
+        SELECT d.seq, d.claimed
+          FROM asked a, LATERAL (
+            SELECT q.seq, q.worker_id IS NOT NULL AS claimed FROM commandbus.queue q
+             WHERE q.command_id = a.command_id AND NOT q.canceling FOR UPDATE SKIP LOCKED) d
     ), unclaimed AS (
-        DELETE FROM commandbus.queue q USING due d WHERE q.seq = d.seq AND NOT d.claimed
+        DELETE FROM commandbus.queue q WHERE q.seq = ANY (ARRAY(SELECT d.seq FROM due d WHERE NOT d.claimed))
         RETURNING q.command_id, q.epoch, q.failures, q.max_attempts
     ), marked AS (
-        UPDATE commandbus.queue q SET canceling = true FROM due d WHERE q.seq = d.seq AND d.claimed
+        UPDATE commandbus.queue q SET canceling = true
+         WHERE q.seq = ANY (ARRAY(SELECT d.seq FROM due d WHERE d.claimed))
         RETURNING q.command_id
     ), later AS (
-        SELECT s.command_id FROM asked a JOIN commandbus.scheduled s ON s.command_id = a.command_id
-           FOR UPDATE OF s SKIP LOCKED
+        SELECT l.command_id
+          FROM asked a, LATERAL (
+            SELECT s.command_id FROM commandbus.scheduled s
+             WHERE s.command_id = a.command_id FOR UPDATE SKIP LOCKED) l
     ), retries AS (
-        DELETE FROM commandbus.scheduled s USING later l WHERE s.command_id = l.command_id
+        DELETE FROM commandbus.scheduled s WHERE s.command_id = ANY (ARRAY(SELECT l.command_id FROM later l))
         RETURNING s.command_id, s.epoch, s.failures, s.max_attempts
     ), held AS (
-        SELECT t.command_id FROM asked a JOIN commandbus.troubleshooting t ON t.command_id = a.command_id
-           FOR UPDATE OF t SKIP LOCKED
+        SELECT l.command_id
+          FROM asked a, LATERAL (
+            SELECT t.command_id FROM commandbus.troubleshooting t
+             WHERE t.command_id = a.command_id FOR UPDATE SKIP LOCKED) l
     ), parked AS (
-        DELETE FROM commandbus.troubleshooting t USING held h WHERE t.command_id = h.command_id
+        DELETE FROM commandbus.troubleshooting t WHERE t.command_id = ANY (ARRAY(SELECT h.command_id FROM held h))
         RETURNING t.command_id, t.epoch, t.failures, t.max_attempts
     ), answers AS (
-        SELECT r.command_id FROM asked a JOIN commandbus.reply r ON r.command_id = a.command_id
-           FOR UPDATE OF r SKIP LOCKED
+        SELECT l.command_id
+          FROM asked a, LATERAL (
+            SELECT r.command_id FROM commandbus.reply r
+             WHERE r.command_id = a.command_id FOR UPDATE SKIP LOCKED) l
     ), requested AS (
         UPDATE commandbus.process p SET cancel_request = p_request, updated_at = greatest(v_now, p.updated_at)
           FROM (SELECT command_id, 'claimed' AS place FROM marked
@@ -106,22 +118,22 @@ AS $$
 #variable_conflict use_column
 BEGIN
     IF p_wait THEN
-        PERFORM FROM unnest(p_command_ids) AS i (id) JOIN commandbus.scheduled s ON s.command_id = i.id FOR UPDATE OF s;
-        PERFORM FROM unnest(p_command_ids) AS i (id) JOIN commandbus.queue q ON q.command_id = i.id FOR UPDATE OF q;
+        PERFORM FROM commandbus.scheduled s WHERE s.command_id = ANY (p_command_ids) FOR UPDATE;
+        PERFORM FROM commandbus.queue q WHERE q.command_id = ANY (p_command_ids) FOR UPDATE;
     END IF;
 
     RETURN QUERY
     WITH due AS MATERIALIZED (
-        SELECT q.seq FROM unnest(p_command_ids) AS i (id) JOIN commandbus.queue q ON q.command_id = i.id
-         WHERE q.worker_id IS NULL FOR UPDATE OF q SKIP LOCKED
+        SELECT q.seq FROM commandbus.queue q
+         WHERE q.command_id = ANY (p_command_ids) AND q.worker_id IS NULL FOR UPDATE SKIP LOCKED
     ), unclaimed AS (
-        DELETE FROM commandbus.queue q USING due d WHERE q.seq = d.seq
+        DELETE FROM commandbus.queue q WHERE q.seq = ANY (ARRAY(SELECT d.seq FROM due d))
         RETURNING q.command_id, q.epoch, q.failures, q.max_attempts
     ), later AS MATERIALIZED (
-        SELECT s.command_id FROM unnest(p_command_ids) AS i (id) JOIN commandbus.scheduled s ON s.command_id = i.id
-           FOR UPDATE OF s SKIP LOCKED
+        SELECT s.command_id FROM commandbus.scheduled s
+         WHERE s.command_id = ANY (p_command_ids) FOR UPDATE SKIP LOCKED
     ), retries AS (
-        DELETE FROM commandbus.scheduled s USING later l WHERE s.command_id = l.command_id
+        DELETE FROM commandbus.scheduled s WHERE s.command_id = ANY (ARRAY(SELECT l.command_id FROM later l))
         RETURNING s.command_id, s.epoch, s.failures, s.max_attempts
     ), taken AS (
         SELECT u.* FROM unclaimed u UNION ALL SELECT r.* FROM retries r
