@@ -23,43 +23,32 @@ from commandbus import (
     SchemaError,
     SendRequest,
 )
-from commandbus.auditor import audit
+from commandbus.auditor import Violation, audit
 from commandbus.process import ProcessStatus
-from commandbus.sync import Portal, SyncCommandBus, connect
-from tests.integration.servers import Server
+from commandbus.sync import SyncCommandBus, connect
 from tests.integration.sync_kit import TABLE, HookedProcess, OrderProcess, count, make_app, until, working
 
 ONE = {"domain": "orders", "command_type": "Ship"}
 
 
-@pytest.fixture(scope="module")
-def dsn(postgres_server: Server, e2e_template: str) -> Iterator[str]:
-    with postgres_server.database("sync_bus", e2e_template) as dsn:
-        with psycopg.connect(dsn) as conn:
-            conn.execute(TABLE)
-        yield dsn
+@pytest.fixture
+def dsn(e2e_dsn: str) -> Iterator[str]:
+    """A database with a table of the application's; the auditor looks at it when the test has ended."""
+    with psycopg.connect(e2e_dsn) as conn:
+        conn.execute(TABLE)
+    yield e2e_dsn
+
+    async def look() -> list[Violation]:
+        async with await psycopg.AsyncConnection.connect(e2e_dsn) as conn:
+            return await audit(conn)
+
+    assert asyncio.run(look()) == []
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def bus(dsn: str) -> Iterator[SyncCommandBus]:
     with connect(dsn, app=make_app(), max_size=4) as bus:
         yield bus
-
-
-@pytest.fixture(autouse=True)
-def _clean(dsn: str) -> Iterator[None]:
-    yield
-    with Portal() as portal, portal.enter(portal.call(connecting, dsn)) as conn:
-        assert portal.call(audit, conn) == []
-        for table in ("command", "queue", "scheduled", "troubleshooting", "reply", "event", "process", "batch"):
-            portal.call(
-                conn.execute, psycopg.sql.SQL("DELETE FROM commandbus.{}").format(psycopg.sql.Identifier(table))
-            )
-        portal.call(conn.execute, "DELETE FROM public.orders")
-
-
-async def connecting(dsn: str) -> psycopg.AsyncConnection[Any]:
-    return await psycopg.AsyncConnection.connect(dsn)
 
 
 def send(bus: SyncCommandBus, order: int = 1, **options: Any) -> UUID:

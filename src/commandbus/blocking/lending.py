@@ -12,15 +12,15 @@ from queue import SimpleQueue
 from typing import Any
 
 import psycopg
+from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from commandbus.blocking.proxy import SyncProxy
 
 # What a blocking object of the driver is called where one may await.
 _TWINS: tuple[tuple[type[Any], type[Any]], ...] = (
-    (psycopg.Connection, psycopg.AsyncConnection),
-    (psycopg.ServerCursor, psycopg.AsyncServerCursor),
     (psycopg.Cursor, psycopg.AsyncCursor),
+    (psycopg.ServerCursor, psycopg.AsyncServerCursor),
     (psycopg.Copy, psycopg.AsyncCopy),
     (psycopg.Pipeline, psycopg.AsyncPipeline),
 )
@@ -59,8 +59,8 @@ class ThreadsWork:
 
         return told
 
-    async def ask(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """On the loop: have the thread call `function`, and wait for what it returns."""
+    async def ask(self, conn: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """On the loop: have the thread call `function`, which uses `conn`, and wait for what it returns."""
         answer: concurrent.futures.Future[Any] = concurrent.futures.Future()
 
         def job() -> None:
@@ -68,7 +68,11 @@ class ThreadsWork:
                 return
             try:
                 result = function(*args, **kwargs)
-            except BaseException as error:  # a Ctrl-C as well: it comes back to the thread as the call's outcome
+            except BaseException as error:
+                if _is_interruption(error, conn):
+                    if conn.info.transaction_status is TransactionStatus.ACTIVE:
+                        conn.close()  # the driver left it amid a statement: it is of no use to anyone
+                    raise  # the thread's own affair, which no one on the loop may swallow
                 answer.set_exception(error)
             else:
                 answer.set_result(result)
@@ -77,24 +81,31 @@ class ThreadsWork:
         return await asyncio.wrap_future(answer)
 
 
+def _is_interruption(error: BaseException, conn: Any) -> bool:
+    """Whether a signal handler raised it, rather than the driver: then a statement may still be on its way."""
+    if not isinstance(error, Exception):
+        return True
+    return not isinstance(error, psycopg.Error) and conn.info.transaction_status is TransactionStatus.ACTIVE
+
+
 def lend(value: Any, work: ThreadsWork) -> Any:
-    """Give the async form of a blocking connection, cursor and the like; anything else is given back as it is."""
+    """Give the async form of a blocking connection; anything else is given back as it is."""
     if isinstance(value, SyncProxy):
         twin = type(value._wrapped)
-        return (LentConnection if issubclass(twin, psycopg.AsyncConnection) else Lent)(value, twin, work)
-    for kind, twin in _TWINS:
-        if isinstance(value, kind):
-            return (LentConnection if kind is psycopg.Connection else Lent)(value, twin, work)
+        return LentConnection(value, twin, work, value) if issubclass(twin, psycopg.AsyncConnection) else value
+    if isinstance(value, psycopg.Connection):
+        return LentConnection(value, psycopg.AsyncConnection, work, value)
     return value
 
 
 class Lent:
     """A blocking object of the driver in the form of its async `twin`."""
 
-    def __init__(self, thing: Any, twin: type[Any], work: ThreadsWork) -> None:
+    def __init__(self, thing: Any, twin: type[Any], work: ThreadsWork, conn: Any) -> None:
         self._thing = thing
         self._twin = twin
         self._work = work
+        self._conn = conn
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._thing, name)
@@ -102,7 +113,7 @@ class Lent:
         if inspect.iscoroutinefunction(method):
 
             async def ask(*args: Any, **kwargs: Any) -> Any:
-                return self._lent(await self._work.ask(value, *args, **kwargs))
+                return self._lent(await self._work.ask(self._conn, value, *args, **kwargs))
 
             return ask
         if not inspect.isroutine(method):
@@ -114,17 +125,17 @@ class Lent:
         return call
 
     async def __aenter__(self) -> Any:
-        return self._lent(await self._work.ask(self._thing.__enter__))
+        return self._lent(await self._work.ask(self._conn, self._thing.__enter__))
 
     async def __aexit__(self, *how: Any) -> Any:
-        return await self._work.ask(self._thing.__exit__, *how)
+        return await self._work.ask(self._conn, self._thing.__exit__, *how)
 
     def __aiter__(self) -> Any:
-        return Lent(iter(self._thing), object, self._work)
+        return Lent(iter(self._thing), object, self._work, self._conn)
 
     async def __anext__(self) -> Any:
         end = object()
-        item = await self._work.ask(next, self._thing, end)
+        item = await self._work.ask(self._conn, next, self._thing, end)
         if item is end:
             raise StopAsyncIteration
         return item
@@ -132,8 +143,14 @@ class Lent:
     def _lent(self, value: Any) -> Any:
         if value is self._thing:
             return self
-        lent = lend(value, self._work)
-        return Lent(value, object, self._work) if lent is value and hasattr(value, "__enter__") else lent
+        if value is self._conn:
+            return LentConnection(value, psycopg.AsyncConnection, self._work, value)
+        twin = type(value._wrapped) if isinstance(value, SyncProxy) else object
+        for blocking, asynchronous in _TWINS:
+            if isinstance(value, blocking):
+                twin = asynchronous
+        is_blocking = twin is not object or hasattr(value, "__enter__")
+        return Lent(value, twin, self._work, self._conn) if is_blocking else value
 
 
 class LentConnection(Lent):

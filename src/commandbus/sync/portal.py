@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import anyio
+import anyio._backends._asyncio  # else the portal's thread imports it, and a fork meanwhile could never do so again
 from anyio.from_thread import BlockingPortal
 
 from commandbus.blocking.caller import Caller, Ending
@@ -69,9 +70,11 @@ class Portal(Caller):
 
     def abandon(self, seconds: float) -> None:
         """As close, when the interpreter ends: for at most `seconds`, and the thread is left to end with it."""
-        if os.getpid() == self._pid:
-            with suppress(RuntimeError, TimeoutError, concurrent.futures.CancelledError):
-                self._portal.start_task_soon(self._finish).result(seconds)
+        if os.getpid() != self._pid:
+            self._loop.set_exception_handler(lambda *_: None)  # its tasks are pending for ever in a fork
+            return
+        with suppress(RuntimeError, TimeoutError, concurrent.futures.CancelledError):
+            self._portal.start_task_soon(self._finish).result(seconds)
 
     async def _finish(self) -> None:
         await self.end()
