@@ -14,7 +14,7 @@ from commandbus.models import CommandStatus, ReplyOutcome
 from commandbus.outcome import Outcome, canceled
 from commandbus.payload import load_payload, sanitise
 from commandbus.process import advance
-from commandbus.process.decide import Manager, Process
+from commandbus.process.decide import Manager, Process, may_decide
 from commandbus.process.models import CancelRequest, ProcessResponse
 from commandbus.repositories import queue
 
@@ -94,7 +94,8 @@ class Settlement:
         sending = [seq for seq, a in zip(seqs, advances, strict=True) if a.decision.send is not None]
         for row, seq in zip(sends, sending, strict=True):
             row["seq"] = seq
-        outcomes = [self._outcome_row(f) for f in finished]
+        here = set(seqs)
+        outcomes = [self._outcome_row(f, f.claimed.seq in here) for f in finished]
         return await queue.settle(
             conn, self.domain, self.worker_id, [f.claimed for f in finished], outcomes, advanced, sends
         )
@@ -102,7 +103,7 @@ class Settlement:
     def _reply(
         self, finished: Finished, requests: Mapping[UUID, CancelRequest]
     ) -> tuple[Manager, Process, ProcessResponse] | None:
-        """The process that this outcome advances here, if its manager lives in this application."""
+        """The process that this outcome advances here, if its manager lives here and knows the steps that it was at."""
         claimed, outcome = finished.claimed, finished.outcome
         manager = self.managers.get(claimed.process_type or "")
         if outcome.reply is None or claimed.process_id is None or manager is None:
@@ -125,9 +126,9 @@ class Settlement:
         response = ProcessResponse(
             claimed.command_id, outcome.reply, outcome.value, outcome.error_code, outcome.error_message
         )
-        return manager, process, response
+        return (manager, process, response) if may_decide(manager, process, response) else None
 
-    def _outcome_row(self, finished: Finished) -> dict[str, Any]:
+    def _outcome_row(self, finished: Finished, is_advanced: bool) -> dict[str, Any]:
         claimed, outcome = finished.claimed, finished.outcome
         row: dict[str, Any] = {
             "seq": claimed.seq,
@@ -145,7 +146,7 @@ class Settlement:
             row["details"] = Fragment(sanitise(outcome.details).json)
         if outcome.status is not CommandStatus.COMPLETED:
             row.update(self._failure(finished))
-        if outcome.reply is not None:
+        if outcome.reply is not None and not is_advanced:
             row.update(self._reply_row(claimed, outcome.reply))
         return row
 
@@ -163,10 +164,9 @@ class Settlement:
             "delay": outcome.delay,
         }
 
-    def _reply_row(self, claimed: Claimed, outcome: ReplyOutcome) -> dict[str, Any]:
-        """A terminal command's reply, when somebody else is to read it."""
-        if claimed.process_type in self.managers:
-            return {}
+    @staticmethod
+    def _reply_row(claimed: Claimed, outcome: ReplyOutcome) -> dict[str, Any]:
+        """A terminal command's reply, which somebody else is to read."""
         reply_to = claimed.reply_to if claimed.process_type is None else process_address(claimed.process_type)
         if reply_to is None:
             return {}

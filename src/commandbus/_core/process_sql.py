@@ -58,7 +58,9 @@ class ProcessSQL:
         SELECT process_id, cancel_request ->> 'operator', cancel_request ->> 'reason' FROM commandbus.process
          WHERE process_id = ANY(%(process_ids)s) AND cancel_request IS NOT NULL"""
 
-    # The next replies for these managers, locked until they are applied, each with its process and its command.
+    # The next replies for these managers, locked until they are applied, each with its process and its command. Left
+    # where they are: those of processes that have been at steps which their manager here does not declare, as far as
+    # these matter (decide.may_decide); they are another version's.
     TAKE_REPLIES = """
         SELECT r.reply_id, r.command_id, r.outcome, r.result::text, r.error_code, r.error_message,
                p.process_id, p.process_type, p.status, p.state::text, p.command_id = r.command_id, p.batch_id,
@@ -67,6 +69,13 @@ class ProcessSQL:
           JOIN commandbus.process p ON p.process_id = r.process_id
           JOIN commandbus.command c ON c.command_id = r.command_id
          WHERE r.reply_to = ANY(%(addresses)s)
+           AND NOT EXISTS (
+                SELECT FROM (SELECT c.step
+                              UNION ALL SELECT u ->> 'step' FROM json_array_elements(coalesce(p.undo, '[]')) u
+                              UNION ALL SELECT v FROM json_object_keys(coalesce(p.visits, '{}')) v
+                                         WHERE c.compensates IS NULL
+                                           AND (r.outcome <> 'SUCCESS' OR p.cancel_request IS NOT NULL)) s (step)
+                 WHERE r.reply_to = ANY(%(declaring)s) AND NOT r.reply_to || ' ' || s.step = ANY(%(declared)s))
          ORDER BY r.reply_id LIMIT %(limit)s FOR UPDATE OF r, p SKIP LOCKED"""
 
     DELETE_REPLIES = "DELETE FROM commandbus.reply WHERE reply_id = ANY(%(reply_ids)s)"

@@ -11,7 +11,7 @@ from commandbus._core.connection import Connection
 from commandbus.errors import CommandBusError, InvalidOperationError, ProcessNotFoundError
 from commandbus.payload import load_payload, sanitise_text
 from commandbus.process import advance
-from commandbus.process.decide import Manager, Process
+from commandbus.process.decide import Manager, Process, may_decide
 from commandbus.process.models import CancelRequest, ProcessStatus
 
 _LOOKS = 100  # at a process whose command has just moved on each time
@@ -65,14 +65,18 @@ async def _undo(
     outcomes = [CancelParams.of_process(t, request) for t in taken if t.command_id is not None]
     if outcomes:
         await conn.execute(CancelSQL.RECORD, {"outcomes": orjson.dumps(outcomes).decode()})
-    await advance.apply(
-        conn,
-        [
-            (managers[t.process_type or ""], _process(t), request.response(t.command_id or _NOBODY))
-            for t in taken
-            if not t.is_ended_first
-        ],
-    )
+    replies = [
+        (managers[t.process_type or ""], _process(t), request.response(t.command_id or _NOBODY))
+        for t in taken
+        if not t.is_ended_first
+    ]
+    for manager, process, response in replies:
+        if not may_decide(manager, process, response):
+            raise InvalidOperationError(
+                f"process {process.process_id} has been at steps that {type(manager).__name__} does not declare here "
+                f"({', '.join(process.visits)}): cancel it with the version that does"
+            )
+    await advance.apply(conn, replies)
 
 
 def _process(taken: Taken) -> Process:

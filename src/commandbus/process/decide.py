@@ -22,6 +22,7 @@ from commandbus.process.models import (
     ProcessResponse,
     ProcessStatus,
     dump_state,
+    keep_unknown,
     load_state,
 )
 
@@ -151,6 +152,20 @@ def needs_history(process: Process, response: ProcessResponse) -> bool:
     return process.compensates is None and (response.outcome is not ReplyOutcome.SUCCESS or process.cancel is not None)
 
 
+def may_decide(manager: Manager, process: Process, response: ProcessResponse) -> bool:
+    """Whether the manager declares every step that the decision is about.
+
+    Where it does not, the process is at a step of another version of its manager, and the decision is left to that.
+    """
+    step_class = getattr(manager, "step_class", None)
+    if step_class is None:
+        return True
+    steps = {process.step, *(undo.step for undo in process.undo)} - {""}
+    if needs_history(process, response):
+        steps |= process.visits.keys()
+    return steps <= _members(step_class).keys()
+
+
 def _after_success(
     manager: Manager, process: Process, response: ProcessResponse, command_id: UUID, completed: Sequence[Undo]
 ) -> Decision:
@@ -162,7 +177,7 @@ def _after_success(
         done = _member(manager, process.step)
         updated = manager.update_state(state, done, response)
         state = state if updated is None else updated
-        text = dump_payload(dump_state(state), what="state")
+        text = dump_payload(keep_unknown(manager.state_class, load_payload(text), dump_state(state)), what="state")
         if process.cancel is not None:
             return _undo_with_this(manager, replace(process, state=text), process.cancel, command_id, completed)
         doing = "get_next_step"
@@ -193,7 +208,7 @@ def _begin_undo(
     try:
         ended = [(_member(manager, done.step), done.compensates) for done in reversed(completed)]
         steps = [(manager.get_compensation_step(step), command) for step, command in ended]
-        undo = [Undo(_name(step), command) for step, command in steps if step is not None]
+        undo = [Undo(_name(manager, step), command) for step, command in steps if step is not None]
     except _RAISED as error:
         return _failed(process.step, process.state, process.visits, f"get_compensation_step raised {_spell(error)}")
     end = ProcessStatus.CANCELED if failed or not undo else ProcessStatus.COMPENSATED
@@ -236,7 +251,7 @@ def _load(manager: Manager, process: Process) -> Any:
 def _plan(
     manager: Manager, step: str, state: Any, command_id: UUID, visits: dict[str, int], compensates: UUID | None
 ) -> PlannedCommand:
-    name = _name(step)
+    name = _name(manager, step)
     command = manager.build_command(step, state)
     if command.max_attempts is not None and not 1 <= command.max_attempts <= _MOST_ATTEMPTS:
         raise ValueError(f"max_attempts must be from 1 to {_MOST_ATTEMPTS}, not {command.max_attempts}")
@@ -265,9 +280,12 @@ def _members(step_class: type[StrEnum]) -> dict[str, str]:
     return {member.value: member for member in step_class}
 
 
-def _name(step: str) -> str:
+def _name(manager: Manager, step: str) -> str:
     if not isinstance(step, str):
         raise TypeError(f"a step is a member of step_class, not {type(step).__name__}")
+    step_class = getattr(manager, "step_class", None)
+    if step_class is not None and step not in _members(step_class):  # nobody would go on with it: see may_decide
+        raise ValueError(f"{sanitise_text(step, limit=_LONGEST_STEP)!r} is no step of {step_class.__name__}")
     return _storable(step)
 
 

@@ -168,6 +168,27 @@ def _dumper(state_class: type[Any]) -> Callable[[Any], dict[str, Any]]:
     )
 
 
+def keep_unknown(state_class: type[Any], stored: dict[str, Any], dumped: dict[str, Any]) -> dict[str, Any]:
+    """Give a dumped state with those fields of the stored one that its class does not know: another version's.
+
+    A state with to_dict and from_dict keeps what those keep.
+    """
+    known = _known_fields(state_class)  # type: ignore[arg-type]  # every class is hashable
+    if known is None or stored.keys() <= known:
+        return dumped
+    return {name: value for name, value in stored.items() if name not in known} | dumped
+
+
+@lru_cache(maxsize=1_024)
+def _known_fields(state_class: type[Any]) -> frozenset[str] | None:
+    """The fields of a dataclass or pydantic model; None for a class that decides by itself what it keeps."""
+    if issubclass(state_class, dict) or hasattr(state_class, "to_dict") or hasattr(state_class, "from_dict"):
+        return None
+    if hasattr(state_class, "model_fields"):
+        return frozenset(state_class.model_fields)
+    return frozenset(_field_names(state_class)) if is_dataclass(state_class) else None
+
+
 def load_state(state_class: type[Any], data: dict[str, Any]) -> Any:
     """Make a state of `state_class` of what dump_state gave."""
     return _loader(state_class)(data)  # type: ignore[arg-type]  # every class is hashable

@@ -36,6 +36,12 @@ class ProcessReplyRouter:
         self._managers: Mapping[str, Manager] = {m.process_type: m for m in managers}
         self._pool = pool
         self._addresses = [process_address(process_type) for process_type in self._managers]
+        steps = {m.process_type: getattr(m, "step_class", None) for m in managers}
+        declaring = {process_address(t): [str(step) for step in s] for t, s in steps.items() if s is not None}
+        self._declared = {
+            "declaring": list(declaring),
+            "declared": [f"{address} {step}" for address, members in declaring.items() for step in members],
+        }
 
     async def run(self, stop: asyncio.Event | None = None, *, poll_interval: float = 1.0, listen: bool = True) -> None:
         """Route replies until `stop` is set or the task is cancelled: all that an application without handlers needs.
@@ -75,7 +81,7 @@ class ProcessReplyRouter:
         return taken
 
     async def _route_chunk(self, conn: Connection) -> int:
-        params = {"addresses": self._addresses, "limit": _CHUNK}
+        params = {"addresses": self._addresses, "limit": _CHUNK, **self._declared}
         rows = await (await conn.execute(ProcessSQL.TAKE_REPLIES, params)).fetchall()
         if not rows:
             return 0

@@ -16,7 +16,7 @@ from commandbus._core.troubleshooting_sql import Parked, TroubleshootingSQL
 from commandbus.models import CommandStatus, ReplyOutcome
 from commandbus.payload import dump_payload, load_payload, sanitise_text
 from commandbus.process import advance
-from commandbus.process.decide import Manager, Process
+from commandbus.process.decide import Manager, Process, may_decide
 from commandbus.process.models import ProcessResponse
 from commandbus.settlement import process_address
 
@@ -75,7 +75,8 @@ async def carry_out(
 ) -> None:
     """Do with taken commands what was decided, in the transaction in which they were taken.
 
-    The processes of the `managers`, by process type, are advanced; for others a reply is left.
+    The processes of the `managers`, by process type, are advanced; for others, and for those that have been at steps
+    which these managers do not declare, a reply is left.
     """
     if not parked:
         return
@@ -83,11 +84,11 @@ async def carry_out(
         rows = [_new_life(each, verdict) for each in parked]
         await conn.execute(TroubleshootingSQL.REQUEUE, {"commands": orjson.dumps(rows).decode()})
         return
-    rows = [_outcome(each, verdict, verdict.end, managers) for each in parked]
+    replies = [_reply(each, verdict.end, managers) for each in parked]
+    rows = [_outcome(each, verdict, verdict.end, reply is None) for each, reply in zip(parked, replies, strict=True)]
     await conn.execute(TroubleshootingSQL.RECORD, {"outcomes": orjson.dumps(rows).decode()})
-    replies = [reply for each in parked if (reply := _reply(each, verdict.end, managers)) is not None]
-    if replies:
-        await advance.apply(conn, replies)
+    if advanced := [reply for reply in replies if reply is not None]:
+        await advance.apply(conn, advanced)
 
 
 def _new_life(parked: Parked, verdict: Verdict) -> dict[str, Any]:
@@ -102,7 +103,7 @@ def _new_life(parked: Parked, verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _outcome(parked: Parked, verdict: Verdict, end: End, managers: Mapping[str, Manager]) -> dict[str, Any]:
+def _outcome(parked: Parked, verdict: Verdict, end: End, leaves_reply: bool) -> dict[str, Any]:
     row: dict[str, Any] = {
         "command_id": parked.command_id,
         "event": end.event,
@@ -117,7 +118,7 @@ def _outcome(parked: Parked, verdict: Verdict, end: End, managers: Mapping[str, 
     if end.result is not None:
         row["result"] = Fragment(end.result)
     address = process_address(parked.process_type) if parked.process_type else parked.reply_to
-    if address is not None and parked.process_type not in managers:
+    if address is not None and leaves_reply:
         row |= {
             "reply_to": address,
             "reply_outcome": end.outcome,
@@ -149,11 +150,8 @@ def _reply(
         undone_status=parked.undone_status,
     )
     result = None if end.result is None else load_payload(end.result)
-    return (
-        manager,
-        process,
-        ProcessResponse(parked.command_id, end.outcome, result, end.error_code, end.error_message),
-    )
+    response = ProcessResponse(parked.command_id, end.outcome, result, end.error_code, end.error_message)
+    return (manager, process, response) if may_decide(manager, process, response) else None
 
 
 def _who(operator: str, reason: str) -> dict[str, str]:
