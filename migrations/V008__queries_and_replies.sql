@@ -101,7 +101,7 @@ CREATE FUNCTION commandbus.find_live_commands(
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
-SET plan_cache_mode = force_custom_plan
+SET enable_sort = off SET enable_bitmapscan = off SET plan_cache_mode = force_custom_plan
 AS $$
 DECLARE
     c_most  CONSTANT integer := 10000;
@@ -113,15 +113,15 @@ BEGIN
                 CASE WHEN q.worker_id IS NULL THEN 'PENDING' ELSE 'IN_PROGRESS' END AS status
            FROM commandbus.queue q
           WHERE p_status <> 'IN_TROUBLESHOOTING_QUEUE' AND (p_domain IS NULL OR q.domain = p_domain)
-          LIMIT c_most + 1)
+          ORDER BY q.domain, q.seq LIMIT c_most + 1)
         UNION ALL
         (SELECT s.command_id, s.command_type, 'PENDING' FROM commandbus.scheduled s
           WHERE p_status = 'PENDING' AND (p_domain IS NULL OR s.domain = p_domain)
-          LIMIT c_most + 1)
+          ORDER BY s.domain, s.due_at LIMIT c_most + 1)
         UNION ALL
         (SELECT t.command_id, t.command_type, 'IN_TROUBLESHOOTING_QUEUE' FROM commandbus.troubleshooting t
           WHERE p_status = 'IN_TROUBLESHOOTING_QUEUE' AND (p_domain IS NULL OR t.domain = p_domain)
-          LIMIT c_most + 1)
+          ORDER BY t.domain, t.moved_at LIMIT c_most + 1)
     )
     SELECT count(*),
            coalesce(array_agg(l.command_id) FILTER (
@@ -131,13 +131,15 @@ BEGIN
         RETURN;
     END IF;
 
-    WITH matching AS (
+    WITH live AS MATERIALIZED (      -- so that each is looked up by its id, never a range of times walked through
         SELECT c.created_at, c.command_id
           FROM unnest(v_ids) AS l (command_id)
           JOIN commandbus.command c ON c.command_id = l.command_id
-         WHERE c.created_at >= p_from AND c.created_at < p_to
-           AND (c.created_at, c.command_id) < (p_created_at, p_command_id)
-         ORDER BY c.created_at DESC, c.command_id DESC LIMIT p_limit + 1
+    ), matching AS (
+        SELECT l.created_at, l.command_id FROM live l
+         WHERE l.created_at >= p_from AND l.created_at < p_to
+           AND (l.created_at, l.command_id) < (p_created_at, p_command_id)
+         ORDER BY l.created_at DESC, l.command_id DESC LIMIT p_limit + 1
     )
     SELECT coalesce(array_agg(m.command_id ORDER BY m.created_at DESC, m.command_id DESC), '{}'),
            coalesce(array_agg(m.created_at ORDER BY m.created_at DESC, m.command_id DESC), '{}')
@@ -166,12 +168,14 @@ BEGIN
           FROM commandbus.queue q
          WHERE (p_domain IS NULL OR q.domain = ANY (ARRAY[p_domain])) AND q.seq > p_seq
          ORDER BY CASE WHEN p_domain IS NULL THEN NULL ELSE q.domain END, q.seq LIMIT c_most
-    ), matching AS MATERIALIZED (
-        SELECT l.seq, l.command_id
+    ), leased AS MATERIALIZED (
+        SELECT l.seq, l.command_id, c.created_at
           FROM looked l
           JOIN commandbus.command c ON c.command_id = l.command_id
          WHERE l.worker_id IS NOT NULL AND (p_command_type IS NULL OR l.command_type = p_command_type)
-           AND c.created_at >= p_from AND c.created_at < p_to
+    ), matching AS MATERIALIZED (
+        SELECT l.seq, l.command_id FROM leased l
+         WHERE l.created_at >= p_from AND l.created_at < p_to
          ORDER BY l.seq LIMIT p_limit + 1
     )
     SELECT (SELECT count(*) FROM looked), (SELECT max(l.seq) FROM looked l),
