@@ -13,7 +13,7 @@ from commandbus._core.connection import Pool
 from commandbus.cli.database import unreachable
 from commandbus.cli.failures import Failure, Misuse, one_line
 from commandbus.cli.signals import Signals
-from commandbus.errors import CommandBusError, InvalidNameError, InvalidPayloadError
+from commandbus.errors import CommandBusError, InvalidCursorError, InvalidNameError, InvalidPayloadError
 from commandbus.migrate import check_schema
 
 _Result = TypeVar("_Result")
@@ -54,7 +54,7 @@ async def _connected(dsn: str, work: Callable[[Pool], Awaitable[_Result]], pool_
             dsn, min_size=0, max_size=pool_size, open=False, name="commandbus command line"
         ) as pool:
             return await work(pool)
-    except (InvalidNameError, InvalidPayloadError) as error:
+    except (InvalidCursorError, InvalidNameError, InvalidPayloadError) as error:
         raise Misuse(str(error)) from error
     except CommandBusError as error:
         raise Failure(str(error)) from error
