@@ -121,6 +121,10 @@ class TaskPool(WorkerPool):
 
         from .behavior import chaos_middleware
 
+        options = dict(self._options)
+        middleware = list(options.pop("middleware", ()))  # the test's own, outermost: it sees what chaos raises
+        if self._runtime.rules:
+            middleware.append(chaos_middleware(pool))
         return Worker(
             pool,
             domain=domain,
@@ -128,8 +132,8 @@ class TaskPool(WorkerPool):
             processes=app.processes(pool),
             concurrency=self._concurrency,
             retry_policy=app.retry_policy,
-            middleware=[chaos_middleware(pool)] if self._runtime.rules else [],
-            **self._options,
+            middleware=middleware,
+            **options,
         )
 
     async def stop(self) -> None:

@@ -22,7 +22,7 @@ _VOLATILE: Sequence[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
     (re.compile(r"\b\d+ workers?\b"), "<n> workers"),
     (re.compile(r"\b\d+(\.\d+)? s of waiting"), "<seconds> s of waiting"),
     (re.compile(r"^ +\+(\d+)\.\d{2} s", re.MULTILINE), lambda found: f"+{_retry(int(found[1]))} s"),
-    (re.compile(r"(?<=\S) {2,}"), "  "),  # columns are as wide as what varies in them
+    (re.compile(r"(?<=\S) {2,}"), " "),  # columns are as wide as what varies in them
 )
 
 
