@@ -99,7 +99,9 @@ BEGIN
                        c_stretch AS wide
                   FROM generate_series(0, c_places - 1) n WHERE is_estimated
                 UNION ALL SELECT v_first, c_exact WHERE NOT is_estimated) s
-          JOIN commandbus.queue q ON q.domain = p_domain AND q.seq >= s.low AND q.seq < s.low + s.wide;
+         CROSS JOIN LATERAL (         -- OFFSET keeps the planner from beginning with the whole domain
+                SELECT q.worker_id, q.lease_until FROM commandbus.queue q
+                 WHERE q.domain = p_domain AND q.seq >= s.low AND q.seq < s.low + s.wide OFFSET 0) q;
         due := due + round(v_more.due * v_factor);
         in_flight := in_flight + round(v_more.in_flight * v_factor);
         expired := expired + round(v_more.expired * v_factor);
