@@ -48,9 +48,9 @@ def print_record(record: Mapping[str, Any], *, as_json: bool) -> None:
         click.echo(f"{name + ':':<{width}} {shown(value)}")
 
 
-def print_json(value: Any) -> None:
+def print_json(value: Any, *, one_line: bool = False) -> None:
     """Print one JSON document."""
-    click.echo(json.dumps(value, indent=2, default=_jsonable))
+    click.echo(json.dumps(value, indent=None if one_line else 2, default=_jsonable))
 
 
 def row_of(thing: Any) -> dict[str, Any]:
