@@ -8,6 +8,7 @@ import click
 from commandbus.cli.audit import audit
 from commandbus.cli.migrate import migrate
 from commandbus.cli.prune import prune
+from commandbus.cli.status import status
 from commandbus.cli.tsq import tsq
 from commandbus.cli.worker import worker
 
@@ -22,4 +23,5 @@ main.add_command(worker)
 main.add_command(migrate)
 main.add_command(audit)
 main.add_command(prune)
+main.add_command(status)
 main.add_command(tsq)
