@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import environments
+from benchmarks import environments, flat
 from benchmarks.harness import Python, Run, Work, latencies, work
 from benchmarks.systems._protocol import COMMANDS, PROCESSES
 
@@ -30,6 +30,7 @@ class Suite:
         self.quick = quick
         self.runs = 2 if quick else 5
         self.ours = Run("ours", "benchmarks.systems.ours", own)
+        self.chaos = Run("chaos", "benchmarks.systems.ours_chaos", own)
         self.floor = Run("floor", "benchmarks.systems.floor", own)
         self.absurd = Run("absurd", "benchmarks.systems.absurd_system", others, 100)
         self.dbos = Run("dbos", "benchmarks.systems.dbos_system", others, 100)
@@ -61,6 +62,17 @@ class Suite:
         count = 200 if self.quick else 1_000
         sizes = [(self.ours, count), (self.pgqueuer_asyncpg, count)]
         return _in_turns(sizes, self.runs, lambda run, n: latencies(run, n, 0.02))
+
+    def held(self) -> dict[str, list[Work]]:
+        """Three-step processes: plain, with an old snapshot held throughout, and under chaos that draws no failure."""
+        count = 20_000 if self.quick else 100_000
+        found: dict[str, list[Work]] = {"ours": [], "old_snapshot": [], "chaos": []}
+        for turn in range(self.runs):
+            print(f"turn {turn + 1} of {self.runs}: plain, with an old snapshot, under chaos", file=sys.stderr)
+            found["ours"].append(work(self.ours, PROCESSES, count))
+            found["old_snapshot"].append(work(self.ours, PROCESSES, count, hold_snapshot=True))
+            found["chaos"].append(work(self.chaos, PROCESSES, count))
+        return found
 
 
 def _in_turns(sizes: Sequence[tuple[Run, int]], runs: int, measure: Callable[[Run, int], Any]) -> dict[str, list[Any]]:
@@ -109,6 +121,19 @@ def _single_table(found: dict[str, list[list[float]]]) -> dict[str, dict[str, fl
     return result
 
 
+def _flat_table(*, large: int) -> float:
+    """Print what stays flat; returns the claim time with the large backlog / with the small one."""
+    found = flat.claim_ratios(large=large)
+    refreshed = flat.refresh_ms(100_000)
+    rows = [
+        [f"claim: backlog {large:,} / 10,000", _spread(found["backlog"], 2)],
+        [f"claim: beside {large // 10:,} waiting and parked / without", _spread(found["aside"], 2)],
+        ["recount of a batch of 100,000 processes, half done, ms", _spread(refreshed, 1)],
+    ]
+    _table("flat", ("what", "median (least to most)"), rows)
+    return flat.median_of(found["backlog"])
+
+
 def measure(*, quick: bool) -> dict[str, Any]:
     """Run everything, print the tables, return the figures."""
     suite = Suite(quick=quick)
@@ -117,6 +142,9 @@ def measure(*, quick: bool) -> dict[str, Any]:
     ratios |= _work_table("commands, 2 worker processes", commands)
     waits = _single_table(single)
     ratios["latency_p50_pgqueuer"] = waits["ours"]["p50"] / waits["pgqueuer_asyncpg"]["p50"]
+    held = _work_table("three-step processes, plain and otherwise", suite.held())
+    ratios |= {"old_snapshot": 1 / held["old_snapshot"], "chaos": 1 / held["chaos"]}
+    ratios["backlog_1m"] = _flat_table(large=100_000 if quick else 1_000_000)
     count = 20_000 if quick else 100_000
     total = [count / run.created + count / run.done + run.audited for run in processes["ours"]]
     _table(

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -10,7 +11,8 @@ from psycopg_pool import AsyncConnectionPool
 
 from benchmarks._trivial import DOMAIN, ThreeSteps, app
 from benchmarks.systems._protocol import COMMANDS, PROCESSES, Gate, System, main
-from commandbus import Command, CommandBus, HandlerContext, SendRequest, Worker, migrate
+from commandbus import Command, CommandBus, HandlerContext, Middleware, SendRequest, Worker, migrate
+from commandbus._core.connection import Pool
 from commandbus.auditor import audit, format_violations
 from commandbus.cli.serving import spare_the_collector
 
@@ -22,6 +24,10 @@ class Ours(System):
 
     async def install(self, dsn: str) -> None:
         await asyncio.to_thread(migrate, dsn)
+
+    def middleware(self, pool: Pool) -> Sequence[Middleware]:
+        """What stands around the handlers."""
+        return ()
 
     async def fill(self, dsn: str, workload: str, count: int) -> None:
         async with AsyncConnectionPool(dsn, min_size=1, max_size=2) as pool:
@@ -45,6 +51,7 @@ class Ours(System):
                 handler_registry=app.registry,
                 processes=app.processes(pool),
                 concurrency=concurrency,
+                middleware=self.middleware(pool),
             )
             spare_the_collector()
             await go.opens()
