@@ -61,7 +61,7 @@ demo: $(STAMP)
 	@echo "report: $(abspath $(DEMO_REPORT))"
 
 bench: $(STAMP)
-	@set -e; for script in benchmarks/[!_]*.py; do echo "== $$script"; "$(BIN)/python" "$$script"; done
+	"$(BIN)/python" -m benchmarks --json build/bench/figures.json
 
 soak: $(STAMP)
 	@mkdir -p build
