@@ -14,6 +14,7 @@ import pytest
 from psycopg_pool import AsyncConnectionPool
 
 from commandbus import BatchStatus, BatchType, CommandBus, CommandStatus, ReplyQueue
+from commandbus._core.process_sql import ProcessSQL
 from commandbus.migrate import migrate
 from tests.integration.servers import Server
 from tests.integration.test_plans import WATCH, nodes, parsed, touched
@@ -67,8 +68,15 @@ FILL = (
     SELECT command_id, domain, command_type, 1, 1, 0, 0, 3, created_at FROM new
      WHERE place = 'IN_TROUBLESHOOTING_QUEUE'""",
     """
-    INSERT INTO commandbus.reply (reply_to, command_id, outcome, created_at, epoch, lease_until)
-    SELECT CASE WHEN n %% 2 = 0 THEN 'shop' ELSE 'process:Order' END, command_id, 'SUCCESS', created_at, w,
+    INSERT INTO commandbus.process (process_id, domain, process_type, status, current_step, state, command_id, visits,
+                                    created_at, updated_at)
+    SELECT command_id, domain, 'Order', 'WAITING_FOR_REPLY', 'Reserve', '{}', command_id, '{"Reserve": 1}', created_at,
+           created_at
+      FROM new WHERE n <= %(count)s / 2 AND n %% 10 = 5""",
+    """
+    INSERT INTO commandbus.reply (reply_to, command_id, process_id, outcome, created_at, epoch, lease_until)
+    SELECT CASE WHEN n %% 2 = 0 THEN 'shop' ELSE 'process:Order' END, command_id,
+           CASE WHEN n %% 2 = 1 THEN command_id END, 'SUCCESS', created_at, w,
            CASE WHEN w = 1 THEN timestamptz '2999-01-01' END
       FROM (SELECT *, (n < 500)::integer AS w FROM new WHERE n <= %(count)s / 2 AND n %% 5 = 0) n ORDER BY n""",
     """
@@ -261,6 +269,18 @@ async def check_replies(filled: Filled) -> None:
     await check(filled, consume, leased + 5 * LIMIT, before=6)
 
 
+async def check_routing(filled: Filled) -> None:
+    for addresses in (["process:Order"], ["process:Order", "process:Other"], ["process:Other"]):
+        params = {"addresses": addresses, "limit": LIMIT, "declaring": [], "declared": []}
+
+        async def take(_: CommandBus, conn: Any) -> list[Any]:
+            cursor = await conn.execute(ProcessSQL.TAKE_REPLIES, params)  # noqa: B023
+            return list(await cursor.fetchall())
+
+        found = await check(filled, take, 2 * LIMIT, before=6)
+        assert len(found) == (LIMIT if "process:Order" in addresses else 0)
+
+
 async def check_all(filled: Filled, *, analyzed: bool) -> None:
     if analyzed:
         analyze(filled.dsn)
@@ -268,6 +288,7 @@ async def check_all(filled: Filled, *, analyzed: bool) -> None:
     await check_searches(filled)
     await check_batches(filled)
     await check_replies(filled)
+    await check_routing(filled)
 
 
 @pytest.mark.asyncio

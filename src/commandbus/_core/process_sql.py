@@ -58,25 +58,11 @@ class ProcessSQL:
         SELECT process_id, cancel_request ->> 'operator', cancel_request ->> 'reason' FROM commandbus.process
          WHERE process_id = ANY(%(process_ids)s) AND cancel_request IS NOT NULL"""
 
-    # The next replies for these managers, locked until they are applied, each with its process and its command. Left
-    # where they are: those of processes that have been at steps which their manager here does not declare, as far as
-    # these matter (decide.may_decide); they are another version's.
+    # The next replies for these managers, locked until they are applied, each with its process and its command.
     TAKE_REPLIES = """
-        SELECT r.reply_id, r.command_id, r.outcome, r.result::text, r.error_code, r.error_message,
-               p.process_id, p.process_type, p.status, p.state::text, p.command_id = r.command_id, p.batch_id,
-               p.ordinal, p.visits::text, p.undo::text, p.undone_status, c.step, c.compensates, p.domain
-          FROM commandbus.reply r
-          JOIN commandbus.process p ON p.process_id = r.process_id
-          JOIN commandbus.command c ON c.command_id = r.command_id
-         WHERE r.reply_to = ANY(%(addresses)s)
-           AND NOT EXISTS (
-                SELECT FROM (SELECT c.step
-                              UNION ALL SELECT u ->> 'step' FROM json_array_elements(coalesce(p.undo, '[]')) u
-                              UNION ALL SELECT v FROM json_object_keys(coalesce(p.visits, '{}')) v
-                                         WHERE c.compensates IS NULL
-                                           AND (r.outcome <> 'SUCCESS' OR p.cancel_request IS NOT NULL)) s (step)
-                 WHERE r.reply_to = ANY(%(declaring)s) AND NOT r.reply_to || ' ' || s.step = ANY(%(declared)s))
-         ORDER BY r.reply_id LIMIT %(limit)s FOR UPDATE OF r, p SKIP LOCKED"""
+        SELECT reply_id, command_id, outcome, result, error_code, error_message, process_id, process_type, status,
+               state, is_awaited, batch_id, ordinal, visits, undo, undone_status, step, compensates, domain
+          FROM commandbus.take_replies(%(addresses)s, %(declaring)s, %(declared)s, %(limit)s)"""
 
     DELETE_REPLIES = "DELETE FROM commandbus.reply WHERE reply_id = ANY(%(reply_ids)s)"
 
