@@ -1,10 +1,13 @@
 """Undoing: in reverse order of completion, one at a time, and what ends it."""
 
+import sys
+from typing import Any
+
 import pytest
 
 from commandbus import BusinessRuleError, CommandStatus, PermanentCommandError
-from commandbus.process import ProcessRepository, ProcessStatus
-from tests.integration.process_kit import Hand, make_manager, open_hand, operators, process_of, steps_of
+from commandbus.process import ProcessCommand, ProcessRepository, ProcessStatus
+from tests.integration.process_kit import Hand, OrderProcess, make_manager, open_hand, operators, process_of, steps_of
 from tests.integration.worker_kit import Bench
 
 pytestmark = pytest.mark.asyncio
@@ -183,3 +186,64 @@ async def test_an_undo_is_retried_like_any_command(bench: Bench) -> None:
         assert (await process_of(bench, process_id)).status is ProcessStatus.COMPENSATING
         await hand.turn(step="Return")
     assert (await process_of(bench, process_id)).status is ProcessStatus.CANCELED
+
+
+BREAKAGES: dict[str, dict[str, Any]] = {
+    "get_compensation_step raises": {"get_compensation_step": lambda state, step: 1 // 0},
+    "get_compensation_step exits": {"get_compensation_step": lambda state, step: sys.exit(3)},
+    "get_compensation_step gives no step": {"get_compensation_step": lambda state, step: 7},
+    "build_command raises": {"build_command": lambda state, step: 1 // 0},
+    "build_command gives nothing": {"build_command": lambda state, step: None},
+    "build_command gives no JSON": {"build_command": lambda state, step: ProcessCommand("Return", {"x": float("nan")})},
+    "build_command gives no name": {"build_command": lambda state, step: ProcessCommand("Return; --", {})},
+    "build_command gives no attempts": {"build_command": lambda state, step: ProcessCommand("R", {}, max_attempts=0)},
+}
+
+
+@pytest.mark.parametrize("how", BREAKAGES)
+@pytest.mark.parametrize("at", ["first undo", "second undo"])
+async def test_an_undo_that_cannot_be_decided_fails_its_process_and_no_neighbour(
+    bench: Bench, how: str, at: str
+) -> None:
+    """All of them in one settle."""
+    ((name, broken),) = BREAKAGES[how].items()
+
+    def method(self: Any, step: Any, state: Any = None) -> Any:
+        is_due = step == ("Pay" if name == "get_compensation_step" else "Refund" if at == "first undo" else "Return")
+        if is_due and self.breaks and (state is None or state.order == 1):
+            return broken(state, step)
+        return getattr(OrderProcess, name)(self, *([step] if state is None else [step, state]))
+
+    manager = make_manager(bench, breaks=False, **{name: method})
+    ids = [await manager.start({"order": n}) for n in range(3)]
+    async with open_hand(bench, manager) as hand:
+        for _ in range(2):
+            await hand.settle(*[(claimed, {}) for claimed in await hand.claim(3)])
+        type(manager).breaks = True
+        ends: list[Any] = [REFUSED, REFUSED, {}] if name == "build_command" else [{}, REFUSED, {}]
+        await hand.settle(*zip(await hand.claim(3), ends, strict=True))
+        await hand.settle(*[(claimed, {}) for claimed in await hand.claim(3)])
+        type(manager).breaks = False
+        await hand.settle(*[(claimed, {}) for claimed in await hand.claim(3)])
+    process = await process_of(bench, ids[1])
+    assert (process.status, process.error_code) == (ProcessStatus.FAILED, "PROCESS_DECISION_FAILED")
+    assert process.error_message
+    assert await live(bench, ids[1]) == 0
+    neighbours = [str((await process_of(bench, i)).status) for i in (ids[0], ids[2])]
+    assert neighbours == ["CANCELED" if name == "build_command" else "COMPLETED", "COMPLETED"]
+
+
+async def test_a_hook_that_refuses_an_undo_fails_its_process_and_no_neighbour(bench: Bench) -> None:
+    async def hook(self: Any, process: Any, step: str, command_id: Any, payload: Any, conn: Any) -> None:
+        if step == "Return" and process.state["order"] == 1:
+            await conn.execute("SELECT 1 / 0")
+
+    manager = make_manager(bench, before_send_command=hook)
+    ids = [await manager.start({"order": n}) for n in range(3)]
+    async with open_hand(bench, manager) as hand:
+        await hand.settle(*[(claimed, {}) for claimed in await hand.claim(3)])
+        await hand.settle(*[(claimed, REFUSED) for claimed in await hand.claim(3)])
+        await hand.settle(*[(claimed, {}) for claimed in await hand.claim(3)])
+    assert [str((await process_of(bench, i)).status) for i in ids] == ["CANCELED", "FAILED", "CANCELED"]
+    message = (await process_of(bench, ids[1])).error_message
+    assert message == "before_send_commands raised DivisionByZero: division by zero"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from commandbus import ReplyOutcome
 from commandbus.process import BaseProcessManager, ProcessCommand, ProcessResponse, ProcessStatus
 from commandbus.process.decide import Decision, PlannedCommand, Process, Undo, decide, decide_start, needs_history
+from commandbus.process.models import CancelRequest
 
 METHODS = ["get_first_step", "build_command", "update_state", "get_next_step", "get_compensation_step"]
 OUTCOMES = [
@@ -91,8 +92,12 @@ class Life:
         return self.decisions[-1]
 
 
-def live(walk: Walk, outcomes: Sequence[ReplyOutcome]) -> Life:
-    """Play a process to its end: each command ends as `outcomes` say, in turn, later ones succeed."""
+def live(walk: Walk, outcomes: Sequence[ReplyOutcome], cancelled_at: int = -1, *, is_stored: bool = True) -> Life:
+    """Play a process to its end: each command ends as `outcomes` say, in turn, later ones succeed.
+
+    It is cancelled while command number `cancelled_at` is in flight; `is_stored` says whether that command's
+    completion is part of the history already when the process is told of it.
+    """
     life = Life()
     decision = decide_start(walk, {"walked": 0}, uuid4())
     life.decisions.append(decision)
@@ -105,13 +110,18 @@ def live(walk: Walk, outcomes: Sequence[ReplyOutcome]) -> Life:
             uuid4(), "Walk", "laws", decision.state, send.command_id, send.step, send.compensates,
             visits=decision.visits, undo=decision.undo, undone_status=decision.undone_status,
         )  # fmt: skip
+        if len(life.sent) - 1 == cancelled_at:
+            process.cancel = REQUEST
         response = ProcessResponse(send.command_id, outcome, {}, *((None,) * 2 if outcome == "SUCCESS" else ("X", "y")))
         history = life.completed if needs_history(process, response) else ()
+        if history and not is_stored and history[-1].compensates == send.command_id:
+            history = history[:-1]
         decision = decide(walk, process, response, uuid4(), history)
         life.decisions.append(decision)
     return life
 
 
+REQUEST = CancelRequest("ann", "no need")
 paths = st.lists(st.sampled_from(["A", "B", "C"]), min_size=1, max_size=7)
 outcome_lists = st.lists(st.sampled_from(OUTCOMES), max_size=10)
 breakages = st.sampled_from(
@@ -187,3 +197,27 @@ def test_a_decision_sends_just_while_the_process_goes_on(
 def test_every_command_is_sent_under_an_id_of_its_own(path: list[str], outcomes: list[ReplyOutcome]) -> None:
     ids: list[UUID] = [send.command_id for send in live(Walk(path), outcomes).sent]
     assert len(ids) == len(set(ids))
+
+
+@given(paths, outcome_lists, st.integers(0, 6), st.booleans())
+def test_a_cancel_in_flight_lets_the_command_end_and_undoes_it_with_the_others(
+    path: list[str], outcomes: list[ReplyOutcome], cancelled_at: int, is_stored: bool
+) -> None:
+    life = live(Walk(path), outcomes, cancelled_at, is_stored=is_stored)
+    without = live(Walk(path), outcomes)
+    assert [send.step for send in life.sent][: cancelled_at + 1] == [s.step for s in without.sent][: cancelled_at + 1]
+    if len(life.sent) <= cancelled_at or life.sent[cancelled_at].compensates is not None:
+        assert [send.step for send in life.sent] == [send.step for send in without.sent]
+        return
+    assert all(send.compensates is not None for send in life.sent[cancelled_at + 1 :])
+    undone = [send.compensates for send in life.sent if send.compensates is not None]
+    to_undo = [done.compensates for done in reversed(life.completed) if done.step != "C"]
+    assert undone == to_undo[: len(undone)]
+    ended = outcomes[cancelled_at] if cancelled_at < len(outcomes) else ReplyOutcome.SUCCESS
+    if life.end.status is not ProcessStatus.FAILED:
+        assert undone == to_undo
+        is_refused = ended is ReplyOutcome.FAILED
+        assert life.end.status is (ProcessStatus.CANCELED if is_refused or not undone else ProcessStatus.COMPENSATED)
+        first = next(d for d in life.decisions if d.error_code is not None)
+        if ended is ReplyOutcome.SUCCESS:
+            assert (first.error_code, first.error_message) == ("CANCELED", "cancelled by ann: no need")
