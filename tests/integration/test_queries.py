@@ -145,7 +145,7 @@ async def test_filters_go_together(bench: Bench) -> None:
         await mix(bench, hand)
         everything = await listed(bench)
         times = sorted({command.created_at for command in everything})
-        windows = [(None, None), (times[4], None), (None, times[9]), (times[3], times[11]), (times[-1], times[0])]
+        windows = [(None, None), (times[4], None), (None, times[5]), (times[3], times[11]), (times[-1], times[0])]
         for after, before in windows:
             for command_type in (None, "Pay", "Unknown"):
                 for status in (None, *CommandStatus):
