@@ -31,6 +31,7 @@ class Outcome:
     error_message: str | None = None
     delay: float | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    error: BaseException | None = field(default=None, compare=False, repr=False)  # that nobody announced
 
 
 def completed(result: object, failures: int, details: dict[str, Any], *, event: str = "COMPLETED") -> Outcome:
@@ -140,6 +141,7 @@ def _park(error: BaseException, failures: int, details: dict[str, Any]) -> Outco
 
 def _failure(error: BaseException, details: dict[str, Any]) -> dict[str, Any]:
     """Spell a failure for the command's row and for the event's details."""
+    unexpected = None
     if isinstance(error, TransientCommandError | PermanentCommandError | BusinessRuleError):
         # a subclass may have forgotten super().__init__
         code = sanitise_text(getattr(error, "code", type(error).__name__), limit=200)
@@ -147,10 +149,10 @@ def _failure(error: BaseException, details: dict[str, Any]) -> dict[str, Any]:
         if (data := sanitise(getattr(error, "details", None), limit=65_536).value) not in (None, {}):
             details = {**_whole(details), "data": data}
     else:
-        code = UNHANDLED_EXCEPTION
+        code, unexpected = UNHANDLED_EXCEPTION, error
         message = sanitise_text(f"{type(error).__name__}: {sanitise_text(error)}", limit=10_000)
     details = {**_whole(details), "code": code, "message": message, "type": type(error).__name__}
-    return {"error_code": code, "error_message": message, "details": details}
+    return {"error_code": code, "error_message": message, "details": details, "error": unexpected}
 
 
 def _whole(details: object) -> dict[str, Any]:

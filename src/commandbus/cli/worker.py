@@ -12,6 +12,7 @@ from commandbus.app import App
 from commandbus.cli.database import dsn_option
 from commandbus.cli.failures import Misuse
 from commandbus.cli.loading import load, load_app
+from commandbus.cli.logs import log_format_option, set_up_logging
 from commandbus.cli.serving import MiddlewareFactory, Serving, made_by, serve
 from commandbus.cli.supervised import Line
 from commandbus.cli.supervising import Supervisor
@@ -62,6 +63,7 @@ _log = logging.getLogger(__name__)
 @click.option(
     "--pool-size", type=click.IntRange(1), help="Connections in the pool. [default: by domains and concurrency]"
 )
+@log_format_option
 @click.option("--supervised", "descriptor", type=int, hidden=True)
 def worker(
     application: str,
@@ -74,6 +76,7 @@ def worker(
     poll_interval: float,
     no_listen: bool,
     pool_size: int | None,
+    log_format: str,
     descriptor: int | None,
 ) -> None:
     """Work for the domains of the application MODULE:APP until SIGTERM or SIGINT.
@@ -92,8 +95,7 @@ def worker(
       commandbus worker shop.main:app --processes 4 --dsn postgresql://shop@db/shop
     """
     line = None if descriptor is None else Line(descriptor)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s [%(process)d] %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("psycopg.pool").setLevel(logging.WARNING)
+    outermost = set_up_logging(log_format)
     if processes > 1:
         options = {
             "--domain": domains,
@@ -102,6 +104,7 @@ def worker(
             "--visibility-timeout": [visibility_timeout],
             "--poll-interval": [poll_interval],
             "--pool-size": [] if pool_size is None else [pool_size],
+            "--log-format": [log_format],
         }
         arguments = [application, *(f"{name}={value}" for name, values in options.items() for value in values)]
         sys.exit(asyncio.run(_supervise(arguments + ["--no-listen"] * no_listen, processes, dsn)))
@@ -111,7 +114,7 @@ def worker(
         dsn=dsn,
         domains=domains,
         concurrency=concurrency,
-        middleware=factories,
+        middleware=[*outermost, *factories],
         visibility_timeout=visibility_timeout,
         poll_interval=poll_interval,
         listen=not no_listen,

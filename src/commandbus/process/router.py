@@ -15,6 +15,7 @@ import psycopg
 
 from commandbus._core.connection import Connection, Pool, transaction
 from commandbus._core.process_sql import ProcessParsers, ProcessSQL
+from commandbus.logging import about
 from commandbus.migrate import check_schema
 from commandbus.models import ReplyOutcome
 from commandbus.notify import Alarm, channel
@@ -95,7 +96,13 @@ class ProcessReplyRouter:
         command_id, status, is_awaited = row[1], ProcessStatus(row[8]), row[10]
         if is_awaited and not status.is_terminal:
             return True
-        _log.warning("reply of command %s ignored: process %s does not wait for it (%s)", command_id, row[6], status)
+        _log.warning(
+            "reply of command %s ignored: process %s does not wait for it (%s)",
+            command_id,
+            row[6],
+            status,
+            extra=about(command_id=command_id, process_id=row[6], process_type=row[7]),
+        )
         return False
 
     def _reply(self, row: tuple[Any, ...]) -> tuple[Manager, Process, ProcessResponse]:

@@ -9,6 +9,7 @@ from commandbus._core.queue_sql import Claimed
 from commandbus.errors import HandlerNotFoundError
 from commandbus.executor import Run
 from commandbus.handler import HandlerContext, HandlerRegistry, Middleware
+from commandbus.logging import about
 from commandbus.models import Command
 from commandbus.payload import load_payload
 from commandbus.repositories import queue, workers
@@ -78,7 +79,11 @@ class Intake:
             for layer in self._middleware:
                 await layer.claimed([pending.run.context for pending in runs])
         except Exception:  # a user's middleware may raise anything; the worker lives on
-            _log.exception("a middleware could not prepare for %d commands; they are released", len(runs))
+            _log.exception(
+                "a middleware could not prepare for %d commands; they are released",
+                len(runs),
+                extra=about(domain=self.settlement.domain, worker_id=self.settlement.worker_id),
+            )
             await asyncio.sleep(_PAUSE)
             return excess + [pending.claimed for pending in runs]
         if self.is_stopping:

@@ -3,9 +3,9 @@
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg_pool import PoolTimeout
@@ -29,6 +29,7 @@ class ReservedConnection:
     """
 
     def __init__(self, pool: Pool, *, session: bool = True) -> None:
+        self.about: Mapping[str, Any] = {}  # whose it is, for the log
         self._pool = pool
         self._session = session
         self._conn: Connection | None = None
@@ -84,7 +85,7 @@ class ReservedConnection:
                 async with self.use() as conn:
                     return await operation(conn)
             except (psycopg.OperationalError, PoolTimeout) as error:
-                _log.warning("%s failed, again in %.2f s: %s", what, delay, error)
+                _log.warning("%s failed, again in %.2f s: %s", what, delay, error, extra=self.about)
                 await asyncio.sleep(delay * random.uniform(0.5, 1.5))
                 delay = min(delay * 2, _LONGEST_DELAY)
 

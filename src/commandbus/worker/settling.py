@@ -9,11 +9,13 @@ import psycopg
 from commandbus._core.connection import Connection
 from commandbus._core.queue_sql import Claimed
 from commandbus.errors import PermanentCommandError
-from commandbus.outcome import Outcome, failed, handler_not_found
+from commandbus.logging import about
+from commandbus.outcome import SETTLE_FAILED, Outcome, failed, handler_not_found
 from commandbus.policies import RetryPolicy
 from commandbus.process.router import ProcessReplyRouter
 from commandbus.repositories import workers
 from commandbus.settlement import Finished, Settlement
+from commandbus.worker import outcome_log
 from commandbus.worker.lanes import Pending
 from commandbus.worker.reserved import ReservedConnection
 
@@ -21,7 +23,6 @@ _log = logging.getLogger(__name__)
 
 _GIVE_BACK = 5.0  # seconds that a command without a handler here waits for a worker that has one
 _LARGEST = 1_000  # outcomes in one settle
-_UNSETTLED = "SETTLE_FAILED"
 
 
 class Settling:
@@ -49,6 +50,7 @@ class Settling:
         self._flushed = asyncio.Event()
         self._flushed.set()
         self._is_routing_due = True
+        self._about = about(domain=settlement.domain, worker_id=settlement.worker_id)
 
     @property
     def waiting(self) -> int:
@@ -117,12 +119,14 @@ class Settling:
             return await self._conn.retrying(lambda conn: self._settlement.settle(conn, group), "settle")
         except psycopg.Error as error:
             if len(group) > 1:
-                _log.warning("a group of %d outcomes was refused, settling one by one: %s", len(group), error)
+                _log.warning(
+                    "a group of %d outcomes was refused, settling one by one: %s", len(group), error, extra=self._about
+                )
                 return set().union(*[await self._settle([finished]) for finished in group])
             outcome = group[0].outcome
-            if outcome.error_code == _UNSETTLED:
+            if outcome.error_code == SETTLE_FAILED:
                 raise
-            refused = PermanentCommandError(_UNSETTLED, f"the database refused the outcome {outcome.event}: {error}")
+            refused = PermanentCommandError(SETTLE_FAILED, f"the database refused the outcome {outcome.event}: {error}")
             again = failed(refused, outcome.failures, 1, RetryPolicy(), {})
             again.failures = group[0].claimed.failures + 1
             group[0].outcome = again
@@ -137,7 +141,7 @@ class Settling:
         try:
             await self._conn.retrying(self._route_all, "route replies")
         except psycopg.Error:
-            _log.exception("replies could not be routed; they stay where they are")
+            _log.exception("replies could not be routed; they stay where they are", extra=self._about)
 
     async def _route_all(self, conn: Connection) -> int:
         return await self._router.route(conn)
@@ -146,7 +150,5 @@ class Settling:
         self._counts.add_outcomes(
             [(f.claimed.command_type, f.outcome.event, f.seconds) for f in group if f.claimed.seq not in lost]
         )
-        for finished in group if lost else ():
-            if finished.claimed.seq in lost:
-                self._counts.dropped += 1
-                _log.warning("late outcome of command %s dropped: its lease was lost", finished.claimed.command_id)
+        self._counts.dropped += len(lost)
+        outcome_log.tell(group, lost, self._settlement.domain, self._settlement.worker_id)

@@ -1,6 +1,7 @@
 """What a worker does by the clock: heartbeat, sweep, renew or release what was not started, cancel what is overdue."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 
 from commandbus._core.connection import Connection
@@ -11,6 +12,8 @@ from commandbus.worker.lanes import Pending
 from commandbus.worker.leases import margin
 from commandbus.worker.reserved import ReservedConnection
 from commandbus.worker.slots import Slots
+
+_log = logging.getLogger(__name__)
 
 _FORGET_EVERY = 60.0  # seconds
 _SHARE = 20  # times as long as a sweep took is the least time to the next one
@@ -94,7 +97,9 @@ class Upkeep:
         self._claiming.others_types = await workers.others_types(conn, self._worker_id)
 
     async def _sweep(self, upto: int | None) -> None:
-        await self._conn.retrying(lambda conn: queue.sweep(conn, self._domain, upto), "sweep")
+        parked = await self._conn.retrying(lambda conn: queue.sweep(conn, self._domain, upto), "sweep")
+        if parked:
+            _log.error("parked for an operator: %d commands that lost their last lease", parked, extra=self._conn.about)
 
     async def _keep_unstarted(self, now: float) -> None:
         """Release what waits for over half a lease, since others may be free; renew what waits for over a quarter."""

@@ -4,12 +4,14 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from commandbus._core.connection import Pool
 from commandbus._core.queue_sql import Claimed
 from commandbus.errors import PoolTooSmallError
 from commandbus.executor import Executor
 from commandbus.handler import HandlerRegistry, Middleware
+from commandbus.logging import about
 from commandbus.migrate import check_schema
 from commandbus.notify import Listener, channel, connect_beside
 from commandbus.payload import check_name
@@ -94,6 +96,8 @@ class Worker:
             threads.shutdown(wait=False, cancel_futures=True)
             await claim_conn.close()
             await settle_conn.close()
+            if self.worker_id is not None:
+                self._say_ended(self.worker_id)
             self._is_running = False
             self._stopped.set()
 
@@ -125,6 +129,30 @@ class Worker:
                 [p.process_type for p in self._processes],
                 self._concurrency,
             )
+        claim_conn.about = settle_conn.about = self._about()
+        _log.info(
+            "worker %d started: domain %s, %d at once",
+            self.worker_id,
+            self.domain,
+            self._concurrency,
+            extra=self._about(),
+        )
+
+    def _say_ended(self, worker_id: int) -> None:
+        done = self.counts
+        _log.info(
+            "worker %d ended: claimed %d, completed %d, failed %d, retried %d, parked %d",
+            worker_id,
+            done.claimed,
+            done.completed,
+            done.failed,
+            done.retried,
+            done.parked,
+            extra=self._about(),
+        )
+
+    def _about(self) -> dict[str, Any]:
+        return about(domain=self.domain, worker_id=self.worker_id)
 
     async def _work(
         self, claim_conn: ReservedConnection, settle_conn: ReservedConnection, threads: ThreadPoolExecutor
