@@ -201,6 +201,24 @@ async def test_an_operator_does_not_touch_what_a_sweep_has_not_parked_yet(bench:
     assert {len(await operated(bench, command_id)) for command_id in lost} == {1}
 
 
+@pytest.mark.parametrize("action", ACTIONS)
+async def test_a_process_that_is_cancelled_meanwhile_is_left_alone(bench: Bench, action: str) -> None:
+    """Cancelling a process takes its parked command: the bulk action waits, then does the rest."""
+    manager = make_manager(bench)
+    tsq = operators(bench, manager)
+    async with open_hand(bench, manager) as hand:
+        process_ids = await park_processes(bench, hand, manager, 3)
+    (command_id,) = await parked_of(bench, process_ids[:1])
+    async with bench.pool.connection() as canceler:
+        await manager.cancel_process(process_ids[0], operator="carl", conn=canceler)
+        task = asyncio.create_task(act(tsq, action, "where", TroubleshootingFilter(domain=bench.domain)))
+        await until_blocking(bench, canceler.info.backend_pid)
+        await canceler.commit()
+        assert await task == BulkResult(2)
+    assert await operated(bench, command_id) == [("OPERATOR_CANCEL", "carl")]
+    assert (await process_of(bench, process_ids[0])).status == "CANCELED"
+
+
 async def test_sweeps_claims_and_operators_at_once_leave_a_sound_history(bench: Bench) -> None:
     """Leases are lost, swept and retried by three operators at once; the auditor looks at the end."""
     manager = make_manager(bench)
