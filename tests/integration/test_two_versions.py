@@ -1,5 +1,6 @@
 """Two versions of an application at once, and one rolled back: nothing is lost, nothing burned, no hot loop."""
 
+import asyncio
 import runpy
 import signal
 from collections.abc import AsyncIterator
@@ -255,7 +256,7 @@ class Shop:
 
     async def new_orders(self, count: int) -> None:
         self.coupons += count
-        await self.new["Order"](self.pool).start_many({"order": n, "coupon": "X7"} for n in range(count))
+        await self.new["Order"](self.pool).start_many({"order": 1_000 + n, "coupon": "X7"} for n in range(count))
 
     async def members(self, count: int) -> None:
         await self.new["Loyalty"](self.pool).start_many({"order": n} for n in range(count))
@@ -340,8 +341,13 @@ async def test_a_rolling_deploy(shop: Shop, how: signal.Signals) -> None:
         await shop.send("Gift", 50)
         await shop.members(50)
         await shop.new_orders(50)
-        while not await shop.number("c.step = 'Check' AND c.result ->> 'by' = 'old'"):
-            await shop.new_orders(20)  # until the old version has carried out a step that its manager does not know
+        new_order_by_old = (
+            "p.process_type = 'Order' AND (p.state ->> 'order')::integer >= 1000 AND c.result ->> 'by' = 'old'"
+        )
+        async with asyncio.timeout(PATIENCE):
+            for step in ("Reserve", "Check"):  # one that both managers know, one that the old one does not
+                while not await shop.number(f"c.step = '{step}' AND {new_order_by_old}"):
+                    await shop.new_orders(20)
         await shop.send("Reserve", 100, 0.05)
         await shop.until(5, "c.worker_id IS NOT NULL")
         await shop.end(old, how)
