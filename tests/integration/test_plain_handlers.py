@@ -21,6 +21,7 @@ from commandbus import (
     RetryPolicy,
     TransientCommandError,
 )
+from commandbus.sync import SyncCommandBus
 from tests.integration.worker_kit import PATIENCE, Bench
 
 pytestmark = pytest.mark.asyncio
@@ -104,6 +105,33 @@ async def test_it_reads_and_writes_by_the_pool_as_by_a_connection_of_psycopg(ben
         done = await bench.until(await bench.send("Count"))
     assert done.result == {"one": [1], "name": "epoch", "sum": 3_126_250, "copied": [["1", "2"]]}
     assert await debits(bench, done.command_id) == [1]
+
+
+async def test_what_it_sends_by_the_blocking_bus_commits_with_the_completion(bench: Bench) -> None:
+    """Two loops take part, the worker's and the bus's, and the thread between them."""
+    bus = SyncCommandBus(bench.dsn)
+    sent: list[UUID] = []
+
+    @bench.handler("Parent")
+    def parent(command: Command, context: HandlerContext) -> None:
+        with context.sync.transaction() as conn:
+            sent.append(uuid4())
+            bus.send(domain=bench.domain, command_type="Child", command_id=sent[-1], data={}, conn=conn)
+            context.sync.complete()
+            if context.attempt == 1:
+                raise TransientCommandError("LATE")
+
+    @bench.handler("Child")
+    def child(command: Command, context: HandlerContext) -> None: ...
+
+    try:
+        async with bench.worker():
+            await bench.until(await bench.send("Parent"))
+            await bench.until(sent[1])
+    finally:
+        await asyncio.to_thread(bus.close)
+    assert await bench.trail(sent[0]) == []
+    assert len(sent) == 2
 
 
 async def test_it_prolongs_its_lease(bench: Bench) -> None:
