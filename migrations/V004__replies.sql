@@ -18,6 +18,6 @@ CREATE TABLE commandbus.reply (
     epoch          integer     NOT NULL DEFAULT 0,           -- how many times it was received
     lease_until    timestamptz,
     CONSTRAINT reply_outcome_known CHECK (outcome IN ('SUCCESS', 'FAILED', 'CANCELED'))
-) WITH (fillfactor = 50);
+) WITH (fillfactor = 45);
 
 CREATE INDEX ix_reply_reply_to ON commandbus.reply (reply_to, reply_id);

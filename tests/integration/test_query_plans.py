@@ -7,17 +7,19 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 from psycopg_pool import AsyncConnectionPool
 
-from commandbus import BatchStatus, BatchType, CommandBus, CommandStatus, ReplyQueue
+from commandbus import BatchStatus, BatchType, CommandBus, CommandStatus, ReplyQueue, SendRequest
 from commandbus._core.process_sql import ProcessSQL
 from commandbus.migrate import migrate
+from tests.integration.process_kit import open_hand
 from tests.integration.servers import Server
 from tests.integration.test_plans import WATCH, nodes, parsed, touched
+from tests.integration.worker_kit import open_bench
 
 LIMIT = 20
 LANES = 6  # each command type of each domain
@@ -31,6 +33,10 @@ NARROW = """
 QUIET = """
     SELECT format('ALTER TABLE %s SET (autovacuum_enabled = off)', oid::regclass) FROM pg_class
      WHERE relnamespace = 'commandbus'::regnamespace AND relkind = 'r'"""
+
+UPDATES = """
+    SELECT relname, n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables
+     WHERE relname IN ('command', 'queue', 'reply') ORDER BY relname"""
 
 # The older half has ended, the newer one is a backlog whose head is leased. One in a hundred is not as the others; one
 # type is rare, one domain small; all of one type is one batch; every fifth ended one left a reply. A command a second.
@@ -320,3 +326,19 @@ async def test_the_guard_sees_a_walk(few: Filled) -> None:
 
     with pytest.raises(AssertionError, match="sequential scan of queue"):
         await check(few, scan, 5 * few.most)
+
+
+@pytest.mark.asyncio
+async def test_no_index_of_listings_makes_the_common_path_dearer(empty_dsn: str) -> None:
+    """Claiming and settling a command and receiving its reply update each row in place, without an index entry."""
+    migrate(empty_dsn)
+    async with open_bench(empty_dsn) as bench, open_hand(bench) as hand:
+        requests = [SendRequest(bench.domain, "Reserve", uuid4(), {}, reply_to="shop") for _ in range(500)]
+        await bench.bus.send_batch(requests)
+        while claims := await hand.claim(100):
+            assert await hand.settle(*[(claimed, {"shelf": 4}) for claimed in claims]) == set()
+        async with AsyncConnectionPool(empty_dsn, min_size=1, open=False) as pool:
+            assert len(await ReplyQueue(pool, "shop").receive(1_000)) == 500
+        await hand.conn.execute("SELECT pg_stat_force_next_flush()")  # a session that goes on tells its counts later
+        counted = await bench.execute(UPDATES)
+    assert counted == [("command", 500, 500), ("queue", 500, 500), ("reply", 500, 500)]
