@@ -1,6 +1,7 @@
 """The blocking bus: all of the async one, for any number of threads, in the caller's own transactions."""
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -92,6 +93,11 @@ def test_errors_are_those_of_the_async_bus(bus: SyncCommandBus) -> None:
         bus.get_command(uuid4())
     with pytest.raises(TypeError, match="missing a required argument: 'data'"):
         bus.send(**ONE, command_id=uuid4())  # type: ignore[call-arg]
+    with (
+        sqlite3.connect(":memory:") as conn,
+        pytest.raises(TypeError, match=r"conn is a sqlite3\.Connection; give the"),
+    ):
+        send(bus, conn=conn)
     with pytest.raises(InvalidOperationError, match=r"no process manager of type 'Nope' \(it has Hooked, Order\)"):
         bus.process("Nope").start({})
     with pytest.raises(ValueError, match="chunk_size must be at least 1, not 0"):

@@ -50,10 +50,7 @@ class Caller(ABC):
         async def work() -> Ending:
             return await self._run(visit, function, args, kwargs)
 
-        future = self._start(work)
-        future.add_done_callback(lambda _: visit.work.end())
-        self._wait(visit)
-        result, error = future.result()
+        result, error = self._wait(visit, work)
         if error is None:
             return result
         try:
@@ -107,14 +104,20 @@ class Caller(ABC):
         except BaseException as error:
             return None, error
 
-    def _wait(self, visit: "_Visit") -> None:
+    def _wait(self, visit: "_Visit", work: Callable[[], Coroutine[Any, Any, Ending]]) -> Ending:
+        is_under_way = False
         try:
+            future = self._start(work)
+            future.add_done_callback(lambda _: visit.work.end())
+            is_under_way = True
             visit.work.do()
         except BaseException:  # a signal handler's, as Ctrl-C or a time limit, or a listener's
             with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(visit.cancel)
-            visit.work.undo()  # the rollback may need this thread; a second signal leaves at once
+            if is_under_way:
+                visit.work.undo()  # the rollback may need this thread; a second signal leaves at once
             raise
+        return future.result()
 
 
 class Listener:

@@ -5,6 +5,8 @@ import inspect
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
+import psycopg
+
 from commandbus.blocking.caller import Listener, refuse_in_loop
 from commandbus.blocking.proxy import SyncProxy
 
@@ -56,4 +58,9 @@ def _blocking(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
 def _argument(name: str, value: Any) -> Any:
     if name == "on_progress" and value is not None:
         return Listener(value)
+    if name == "conn" and not isinstance(value, psycopg.Connection | SyncProxy | None):
+        raise TypeError(
+            f"conn is a {type(value).__module__}.{type(value).__qualname__}; give the psycopg.Connection that it wraps "
+            "(SQLAlchemy, Django: see SyncCommandBus), or what `with bus.transaction() as conn` gives"
+        )
     return list(value) if isinstance(value, Iterator) else value
