@@ -11,6 +11,7 @@ import time
 import xml.etree.ElementTree as ElementTree  # of files that our own runs wrote
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import IO
 
 from .documents import UUID, Block, Command, commands, compare, read_blocks
 
@@ -30,7 +31,7 @@ class Reader:
         self.results.mkdir()
         self.commands: list[str] = []
         self._names = {named: shlex.quote(real) for named, real in servers.items()}  # in the text -> here
-        self._background: list[subprocess.Popen[str]] = []
+        self._background: list[tuple[subprocess.Popen[str], Path]] = []  # with what they print
         self._environment = dict(environment)
 
     def follow_block(self, block: Block, document: Path) -> None:
@@ -48,19 +49,19 @@ class Reader:
             name, _, value = shlex.split(line)[1].partition("=")
             self._environment[name] = value
         elif line == "kill %1":
-            self._background[0].send_signal(signal.SIGTERM)
-            self._background[0].wait(SECONDS)
+            process, _ = self._background[0]
+            process.send_signal(signal.SIGTERM)
+            process.wait(SECONDS)
         elif line.endswith(" &"):
-            self._background.append(self._start(f"exec {line.removesuffix(' &')}"))
+            self._run_in_background(line.removesuffix(" &"))
         else:
             self._run(line, command)
 
     def stop(self) -> list[tuple[int, str]]:
         """End what runs in the background as a supervisor would; return its exit codes and output."""
-        for process in self._background:
+        for process, _ in self._background:
             process.send_signal(signal.SIGTERM)
-        outputs = [process.communicate(timeout=SECONDS)[0] for process in self._background]
-        return [(process.returncode, output) for process, output in zip(self._background, outputs, strict=True)]
+        return [(process.wait(SECONDS), log.read_text(encoding="utf-8")) for process, log in self._background]
 
     def tests_run(self) -> set[tuple[str, str]]:
         """Return (module, function) of each test that a command ran, passed or failed."""
@@ -78,14 +79,27 @@ class Reader:
         for shown, actual in found.pairs:  # an id of the text is known by what it is called here from now on
             self._names |= dict(zip(UUID.findall(shown), UUID.findall(actual), strict=False))
 
-    def _start(self, line: str) -> "subprocess.Popen[str]":
+    def _run_in_background(self, line: str) -> None:
+        """Start a program; a worker may be stopped once it is ready, before that SIGTERM ends it like any program."""
+        log = self.results / f"background-{len(self._background)}.log"
+        with log.open("w", encoding="utf-8") as output:
+            process = self._start(f"exec {line}", output)
+        self._background.append((process, log))
+        deadline = time.monotonic() + SECONDS
+        while line.startswith("commandbus worker") and process.poll() is None:
+            if "worker ready" in log.read_text(encoding="utf-8"):
+                return
+            assert time.monotonic() < deadline, f"`{line}` was never ready\n{log.read_text(encoding='utf-8')}"
+            time.sleep(0.02)
+
+    def _start(self, line: str, output: int | IO[str] = subprocess.PIPE) -> "subprocess.Popen[str]":
         number = len(list(self.results.iterdir())) + 1
         return subprocess.Popen(
             ["sh", "-c", line],
             cwd=self.folder,
             env={**self._environment, "PYTEST_ADDOPTS": f"--junitxml='{self.results}/{number}.xml'"},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
         )

@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -176,6 +177,20 @@ def was_used(file: Path, page: Path, reader: Reader) -> bool:
     folder = name.partition("/")[0]
     said = reader.commands if file.suffix == ".py" else [*reader.commands, *others]
     return any(name in text or (folder != name and folder in text) for text in said)
+
+
+@pytest.mark.slow
+def test_what_is_no_test_suits_strict_type_checks(tmp_path: Path):
+    checked = 0
+    for page in (README, *PAGES):
+        folder = tmp_path / page.stem
+        blocks = [block for document in {README, page} for block in read_blocks(document) if block.language == "python"]
+        files = [write_file(folder, block) for block in blocks if not (block.file_name or "").startswith("test_")]
+        line = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), "."]
+        run = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=SECONDS, check=False)
+        assert run.returncode == 0, f"{page.name}\n{run.stdout}"
+        checked += len(files)
+    assert checked
 
 
 @pytest.mark.parametrize("document", LINKED, ids=lambda path: str(path.relative_to(ROOT)))
