@@ -220,11 +220,11 @@ async def test_the_guard_sees_what_happens_without_the_index(own_dsn: str) -> No
 async def test_a_chunk_is_taken_and_requeued_by_its_ids(own_dsn: str) -> None:
     async with watched(own_dsn) as (tsq, plans):
         for turn in range(8):
-            page = await tsq.list_troubleshooting("many", limit=500)
+            page = await tsq.list_troubleshooting("many", limit=CHUNK)
             action = tsq.operator_cancel_many if turn % 2 else tsq.operator_retry_many
-            assert await action([item.command_id for item in page.items]) == BulkResult(500)
+            assert await action([item.command_id for item in page.items]) == BulkResult(CHUNK)
     assert {"commandbus.take_parked", "commandbus.requeue", "commandbus.record_outcomes"} <= verbs(plans)
-    assert faults(plans, 501) == []
+    assert faults(plans, 2 * CHUNK) == []
 
 
 @pytest.mark.slow
