@@ -13,7 +13,8 @@ import pytest
 from commandbus.models import ReplyOutcome
 from commandbus.process import ProcessCommand, ProcessResponse, ProcessStatus
 from commandbus.process.decide import Process, Undo, decide, decide_start, may_decide
-from commandbus.process.models import CancelRequest, keep_unknown
+from commandbus.process.models import CancelRequest
+from commandbus.process.state import keep_unknown
 
 
 class Step(StrEnum):

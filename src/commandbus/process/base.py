@@ -16,8 +16,9 @@ from commandbus.payload import load_payload
 from commandbus.process.advance import call_hook
 from commandbus.process.cancelling import cancel_one, make_request
 from commandbus.process.decide import BeforeSend, Decision, decide_start, hook_failed
-from commandbus.process.models import ProcessCommand, ProcessMetadata, ProcessResponse, load_state
+from commandbus.process.models import ProcessCommand, ProcessMetadata, ProcessResponse
 from commandbus.process.repository import ProcessRepository
+from commandbus.process.state import load_state
 
 CHUNK = 1_000
 

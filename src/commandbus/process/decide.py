@@ -21,10 +21,8 @@ from commandbus.process.models import (
     ProcessMetadata,
     ProcessResponse,
     ProcessStatus,
-    dump_state,
-    keep_unknown,
-    load_state,
 )
+from commandbus.process.state import dump_state, keep_unknown, load_state
 
 DECISION_FAILED = "PROCESS_DECISION_FAILED"
 _LONGEST_STEP = 200

@@ -1,10 +1,9 @@
 """The values of processes. No SQL here."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from functools import lru_cache
 from typing import Any, Protocol, Self, runtime_checkable
 from uuid import UUID
 
@@ -125,87 +124,3 @@ class ProcessAuditEntry:
     sent_at: datetime
     received_at: datetime | None
     completed_at: datetime | None
-
-
-@lru_cache(maxsize=1_024)
-def _field_names(state_class: type[Any]) -> tuple[str, ...]:
-    return tuple(f.name for f in fields(state_class))
-
-
-def _plain(value: Any) -> Any:
-    """A field's value as JSON: nested dataclasses as dicts, also inside lists and dicts."""
-    if value is None or isinstance(value, str | int | float):
-        return value
-    if is_dataclass(value) and not isinstance(value, type):
-        return {name: _plain(getattr(value, name)) for name in _field_names(type(value))}
-    if isinstance(value, list | tuple):
-        return [_plain(member) for member in value]
-    if isinstance(value, dict):
-        return {key: _plain(member) for key, member in value.items()}
-    return value
-
-
-def dump_state(state: Any) -> dict[str, Any]:
-    """Give a state of any of the kinds above as a dict."""
-    return _dumper(type(state))(state)  # type: ignore[arg-type]  # every class is hashable
-
-
-@lru_cache(maxsize=1_024)
-def _dumper(state_class: type[Any]) -> Callable[[Any], dict[str, Any]]:
-    """Look once at what kind of state a class is."""
-    if issubclass(state_class, dict):
-        return lambda state: state
-    if hasattr(state_class, "to_dict"):
-        return lambda state: dict(state.to_dict())
-    if hasattr(state_class, "model_dump"):
-        return lambda state: dict(state.model_dump(mode="json"))
-    if is_dataclass(state_class):
-        names = _field_names(state_class)
-        return lambda state: {name: _plain(getattr(state, name)) for name in names}
-    raise TypeError(
-        f"a process state of type {state_class.__name__} has no to_dict(); "
-        "give it to_dict and from_dict, or make it a dataclass, a pydantic model or a dict"
-    )
-
-
-def keep_unknown(state_class: type[Any], stored: dict[str, Any], dumped: dict[str, Any]) -> dict[str, Any]:
-    """Give a dumped state with those fields of the stored one that its class does not know: another version's.
-
-    A state with to_dict and from_dict keeps what those keep.
-    """
-    known = _known_fields(state_class)  # type: ignore[arg-type]  # every class is hashable
-    if known is None or stored.keys() <= known:
-        return dumped
-    return {name: value for name, value in stored.items() if name not in known} | dumped
-
-
-@lru_cache(maxsize=1_024)
-def _known_fields(state_class: type[Any]) -> frozenset[str] | None:
-    """The fields of a dataclass or pydantic model; None for a class that decides by itself what it keeps."""
-    if issubclass(state_class, dict) or hasattr(state_class, "to_dict") or hasattr(state_class, "from_dict"):
-        return None
-    if hasattr(state_class, "model_fields"):
-        return frozenset(state_class.model_fields)
-    return frozenset(_field_names(state_class)) if is_dataclass(state_class) else None
-
-
-def load_state(state_class: type[Any], data: dict[str, Any]) -> Any:
-    """Make a state of `state_class` of what dump_state gave."""
-    return _loader(state_class)(data)  # type: ignore[arg-type]  # every class is hashable
-
-
-@lru_cache(maxsize=1_024)
-def _loader(state_class: type[Any]) -> Callable[[dict[str, Any]], Any]:
-    if hasattr(state_class, "from_dict"):
-        return state_class.from_dict  # type: ignore[no-any-return]
-    if hasattr(state_class, "model_validate"):
-        return state_class.model_validate  # type: ignore[no-any-return]
-    if not is_dataclass(state_class):
-        return state_class
-    known = frozenset(_field_names(state_class))
-
-    def load(data: dict[str, Any]) -> Any:
-        """Leave out what the class does not know (any more)."""
-        return state_class(**(data if data.keys() <= known else {k: v for k, v in data.items() if k in known}))
-
-    return load
