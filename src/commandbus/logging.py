@@ -126,7 +126,7 @@ class JsonFormatter(logging.Formatter):
         }
         line |= {k: v for k, v in vars(record).items() if k not in _STANDARD and k not in line and v is not None}
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            line["exception"] = record.exc_text or self.formatException(record.exc_info)
         if record.stack_info:
             line["stack"] = self.formatStack(record.stack_info)
         return json.dumps(line, default=str)

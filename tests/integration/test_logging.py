@@ -265,3 +265,18 @@ async def test_a_json_line_has_the_fields_and_the_traceback(bench: Bench, kept: 
 async def test_nobodys_text_moves_a_terminal_or_fakes_a_line() -> None:
     assert in_one_line("a\nERROR b\r\n\x1b[2Jc\u202e") == "a ERROR b \\x1b[2Jc\\u202e"
     assert len(in_one_line("x" * 10_000)) == 500
+
+
+async def test_a_traceback_that_no_file_could_take_is_made_harmless(bench: Bench, kept: Kept) -> None:
+    @bench.handler("Odd")
+    async def odd(command: Any, context: Any) -> None:
+        raise LookupError("half a pair \ud800 " + "x" * 100_000)
+
+    async with bench.worker(retry_policy=RetryPolicy(max_attempts=1)):
+        command_id = await bench.send("Odd")
+        (record,) = await until_told(kept, command_id)
+    for formatter in (logging.Formatter(), JsonFormatter()):
+        text = formatter.format(record)
+        assert len(text.encode()) < 50_000
+        assert "Traceback (most recent call last)" in text
+        assert "half a pair" in text
