@@ -177,10 +177,10 @@ def test_a_migration_that_fails_leaves_the_level_below_whole(empty_dsn: str) -> 
     assert migrate(empty_dsn) == []
 
 
-# What the next version of this library may bring: it changes tables that every worker uses, adds one, and restates a
-# function.
+# What the next version of this library may bring: it changes tables that every worker uses, adds one, restates a
+# function, and makes another anew with one column more.
 NEXT = f"V{len(OWN) + 1:03}__next.sql"
-NEXT_TEXT = """
+NEXT_TEXT = r"""
 ALTER TABLE commandbus.command ADD COLUMN later text NOT NULL DEFAULT 'x';
 ALTER TABLE commandbus.queue ADD COLUMN later text;
 ALTER TABLE commandbus.event ADD COLUMN later text;
@@ -188,6 +188,24 @@ CREATE TABLE commandbus.later (id integer PRIMARY KEY);
 CREATE OR REPLACE FUNCTION commandbus.channel(p_domain text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 AS $$ SELECT 'commandbus_' || pg_catalog.md5(p_domain || '') $$;
+
+-- claim tells one thing more.
+DO $do$
+DECLARE
+    v_takes text;
+    v_gives text;
+    v_calls text;
+BEGIN
+    SELECT pg_get_function_arguments(p.oid), pg_get_function_result(p.oid),
+           (SELECT string_agg('$' || i, ', ') FROM generate_series(1, p.pronargs) i)
+      INTO v_takes, v_gives, v_calls
+      FROM pg_proc p WHERE p.proname = 'claim' AND p.pronamespace = 'commandbus'::regnamespace;
+    ALTER FUNCTION commandbus.claim RENAME TO claim_before;
+    EXECUTE format('CREATE FUNCTION commandbus.claim(%s) RETURNS %s LANGUAGE sql AS %L', v_takes,
+                   regexp_replace(v_gives, '\)$', ', later text)'),
+                   format('SELECT c.*, NULL::text FROM commandbus.claim_before(%s) c', v_calls));
+END
+$do$;
 """
 
 

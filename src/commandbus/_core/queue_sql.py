@@ -45,9 +45,14 @@ class Claimed:
 class QueueSQL:
     """Each is one function of the schema: see its comment there."""
 
+    # The fields of Claimed by name: so a worker outlives a migration whose claim returns more.
     CLAIM = """
-        SELECT * FROM commandbus.claim(%(domain)s, %(worker)s, %(limit)s, %(lease)s, %(max_attempts)s, %(after)s,
-                                       %(only)s::text, %(except)s::text[])"""
+        SELECT seq, epoch, failures, past_failures, lost_leases, max_attempts, lease_until, waited, command_id,
+               command_type, payload, correlation_id, reply_to, batch_id, ordinal, created_at, process_id, step, visit,
+               compensates, process_type, process_status, state, process_batch_id, process_ordinal, visits, undo,
+               undone_status, canceling
+          FROM commandbus.claim(%(domain)s, %(worker)s, %(limit)s, %(lease)s, %(max_attempts)s, %(after)s,
+                                %(only)s::text, %(except)s::text[])"""
     RENEW = """
         SELECT seq, lease_until
           FROM commandbus.renew(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s, %(lease)s, %(audited)s)"""
