@@ -6,6 +6,7 @@ handler logs itself where CommandContextFilter and LogContext are used. Ids are 
 
 import json
 import logging
+import traceback
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from uuid import UUID
 
 from commandbus._core.queue_sql import Claimed
 from commandbus.handler import HandlerContext, Middleware, Result
+from commandbus.payload import sanitise_text
 
 FIELDS = (
     "domain",
@@ -31,6 +33,7 @@ FIELDS = (
 """The attributes that say which command a record is about. `batch_id` is that of the command or of its process."""
 
 _LONGEST = 500  # characters of somebody else's text in a message
+_LONGEST_TRACEBACK = 20_000  # characters
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 _running: ContextVar[HandlerContext] = ContextVar("commandbus_running")
 
@@ -79,6 +82,35 @@ def in_one_line(text: object) -> str:
     """Somebody else's text, such as an error's message, for a log: one line, and nothing that a terminal obeys."""
     short = " ".join(str(text)[: 2 * _LONGEST].split())[:_LONGEST]
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short)
+
+
+def log_error(
+    logger: logging.Logger,
+    level: int,
+    message: str,
+    *values: object,
+    error: BaseException | None,
+    extra: dict[str, Any],
+) -> None:
+    """Log as the logger would, with the error's traceback; one that no file could take is made harmless before."""
+    if not logger.isEnabledFor(level):
+        return
+    cause = None if error is None else (type(error), error, error.__traceback__)
+    file, line, function, _ = logger.findCaller(stacklevel=2)
+    record = logger.makeRecord(logger.name, level, file, line, message, values, cause, function, extra)
+    if error is not None:
+        text = "".join(traceback.format_exception(error)).rstrip()
+        if len(text) > _LONGEST_TRACEBACK or not _is_plain(text):
+            record.exc_text = sanitise_text(text, limit=_LONGEST_TRACEBACK)
+    logger.handle(record)
+
+
+def _is_plain(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class LogContext(Middleware):

@@ -280,3 +280,30 @@ async def test_a_traceback_that_no_file_could_take_is_made_harmless(bench: Bench
         assert len(text.encode()) < 50_000
         assert "Traceback (most recent call last)" in text
         assert "half a pair" in text
+
+
+async def test_a_process_that_its_managers_code_failed_is_told_once_with_the_traceback(
+    bench: Bench, kept: Kept
+) -> None:
+    def get_next_step(self: Any, current_step: Any, response: Any, state: Any) -> Any:
+        raise LookupError("no step after this")
+
+    bench.handler("Reserve")(lambda command, context: None)
+    manager = make_manager(bench, get_next_step=get_next_step)
+    async with bench.worker(processes=[manager]):
+        process_id = await manager.start({"order": 1, "path": ["Reserve"]})
+
+        async def look() -> logging.LogRecord | None:
+            return next((r for r in kept.records if r.name == "commandbus.process.advance"), None)
+
+        record = await eventually(look, "a record of the process")
+    facts = vars(record)
+    assert (record.levelno, facts["process_id"], facts["process_type"], facts["step"], facts["error_code"]) == (
+        logging.ERROR,
+        str(process_id),
+        manager.process_type,
+        "Reserve",
+        "PROCESS_DECISION_FAILED",
+    )
+    assert record.getMessage().endswith("failed: get_next_step raised LookupError: no step after this")
+    assert [r for r in kept.records if r.exc_info and r.exc_info[0] is LookupError] == [record]

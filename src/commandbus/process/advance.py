@@ -4,6 +4,7 @@ The settlement, the reply router and the operators' actions advance processes th
 which it holds the live row of the process.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +19,13 @@ from commandbus._core.command_sql import CommandParams
 from commandbus._core.connection import Connection
 from commandbus._core.process_sql import ProcessParams, ProcessSQL
 from commandbus.errors import InvalidOperationError
+from commandbus.logging import about, in_one_line, log_error
 from commandbus.payload import load_payload
 from commandbus.process.decide import BeforeSend, Decision, Manager, Process, Undo, decide, hook_failed, needs_history
 from commandbus.process.models import CancelRequest, ProcessMetadata, ProcessResponse
 from commandbus.repositories import commands
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -97,11 +101,30 @@ async def apply(conn: Connection, replies: Sequence[tuple[Manager, Process, Proc
 
 
 def rows(advances: Sequence[Advance]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Give the rows for advance_processes and for enqueue."""
+    """Give the rows for advance_processes and for enqueue; logs processes that failed by their manager's own code."""
+    for advance in advances:
+        if advance.decision.error is not None:
+            _tell(advance)
     return (
         [ProcessParams.advance(a.process.process_id, a.decision) for a in advances],
         [CommandParams.planned(a.process.process_id, a.decision.send) for a in advances if a.decision.send],
     )
+
+
+def _tell(advance: Advance) -> None:
+    process, decision = advance.process, advance.decision
+    error, decision.error = decision.error, None  # told once
+    extra = about(
+        domain=process.domain,
+        process_id=process.process_id,
+        process_type=process.process_type,
+        step=process.step,
+        batch_id=process.batch_id,
+        command_id=process.command_id,
+        error_code=decision.error_code,
+    )
+    name, why = f"{process.process_id} ({process.process_type})", in_one_line(decision.error_message)
+    log_error(_log, logging.ERROR, "process %s failed: %s", name, why, error=error, extra=extra)
 
 
 async def cancel_requests(conn: Connection, process_ids: list[UUID]) -> dict[UUID, CancelRequest]:

@@ -116,6 +116,7 @@ class Decision:
     undone_status: str | None = None
     error_code: str | None = None
     error_message: str | None = None
+    error: BaseException | None = field(default=None, compare=False, repr=False)  # what the manager's code raised
 
 
 def decide_start(manager: Manager, state: Any, command_id: UUID) -> Decision:
@@ -127,7 +128,7 @@ def decide_start(manager: Manager, state: Any, command_id: UUID) -> Decision:
         doing = "build_command"
         send = _plan(manager, step, state, command_id, {}, None)
     except _RAISED as error:
-        return _failed(None, text, {}, f"{doing} raised {_spell(error)}")
+        return _failed(None, text, {}, f"{doing} raised {_spell(error)}", error=error)
     return Decision(ProcessStatus.WAITING_FOR_REPLY, send.step, text, {send.step: 1}, send)
 
 
@@ -185,7 +186,7 @@ def _after_success(
         doing = "build_command"
         send = _plan(manager, step, state, command_id, process.visits, None)
     except _RAISED as error:
-        return _failed(process.step, text, process.visits, f"{doing} raised {_spell(error)}")
+        return _failed(process.step, text, process.visits, f"{doing} raised {_spell(error)}", error=error)
     return Decision(ProcessStatus.WAITING_FOR_REPLY, send.step, text, {**process.visits, send.step: send.visit}, send)
 
 
@@ -208,7 +209,8 @@ def _begin_undo(
         steps = [(manager.get_compensation_step(step), command) for step, command in ended]
         undo = [Undo(_name(manager, step), command) for step, command in steps if step is not None]
     except _RAISED as error:
-        return _failed(process.step, process.state, process.visits, f"get_compensation_step raised {_spell(error)}")
+        why = f"get_compensation_step raised {_spell(error)}"
+        return _failed(process.step, process.state, process.visits, why, error=error)
     end = ProcessStatus.CANCELED if failed or not undo else ProcessStatus.COMPENSATED
     decision = _next_undo(manager, process, undo, end, command_id)
     if decision.error_code is None:
@@ -237,7 +239,8 @@ def _next_undo(
         step = _member(manager, undo[0].step)
         send = _plan(manager, step, state, command_id, process.visits, undo[0].compensates)
     except _RAISED as error:
-        return _failed(process.step, process.state, process.visits, f"{doing} raised {_spell(error)}")
+        why = f"{doing} raised {_spell(error)}"
+        return _failed(process.step, process.state, process.visits, why, error=error)
     visits = {**process.visits, send.step: send.visit}
     return Decision(ProcessStatus.COMPENSATING, send.step, process.state, visits, send, undo[1:], end)
 
@@ -300,13 +303,20 @@ def hook_failed(decision: Decision, error: BaseException) -> Decision:
     if (send := decision.send) is not None:
         visits = {step: times for step, times in visits.items() if step != send.step}
         visits |= {send.step: send.visit - 1} if send.visit > 1 else {}
-    return _failed(decision.current_step, decision.state, visits, f"before_send_commands raised {_spell(error)}")
+    why = f"before_send_commands raised {_spell(error)}"
+    return _failed(decision.current_step, decision.state, visits, why, error=error)
 
 
-def _failed(step: str | None, state: str, visits: dict[str, int], why: str, code: str = DECISION_FAILED) -> Decision:
-    return Decision(
-        ProcessStatus.FAILED, step, state, visits, error_code=code, error_message=sanitise_text(why, limit=2_000)
-    )
+def _failed(
+    step: str | None,
+    state: str,
+    visits: dict[str, int],
+    why: str,
+    code: str = DECISION_FAILED,
+    error: BaseException | None = None,
+) -> Decision:
+    message = sanitise_text(why, limit=2_000)
+    return Decision(ProcessStatus.FAILED, step, state, visits, error_code=code, error_message=message, error=error)
 
 
 def _spell(error: BaseException) -> str:

@@ -6,18 +6,14 @@ dropped; ERROR parked, since a person has to act.
 """
 
 import logging
-import traceback
 from collections.abc import Container, Sequence
 from typing import Any
 
-from commandbus.logging import about_claimed, in_one_line
+from commandbus.logging import about_claimed, in_one_line, log_error
 from commandbus.outcome import TIMEOUT, Outcome
-from commandbus.payload import sanitise_text
 from commandbus.settlement import Finished
 
 _log = logging.getLogger(__name__)
-
-_LONGEST_TRACEBACK = 20_000  # characters
 
 
 def tell(group: Sequence[Finished], lost: Container[int], domain: str, worker_id: int) -> None:
@@ -39,28 +35,7 @@ def _tell(finished: Finished, is_lost: bool, domain: str, worker_id: int) -> Non
     extra |= {"event": "LATE_OUTCOME_DROPPED" if is_lost else outcome.event, "max_attempts": claimed.max_attempts}
     extra |= {name: value for name, value in known.items() if value is not None}
     name = f"{claimed.command_id} ({claimed.command_type})"
-    _emit(level, "command %s: %s", (name, what), error, extra)
-
-
-def _emit(
-    level: int, message: str, values: tuple[str, str], error: BaseException | None, extra: dict[str, Any]
-) -> None:
-    """Log as the logger would, but a traceback that no file or terminal could take is made harmless before."""
-    cause = None if error is None else (type(error), error, error.__traceback__)
-    record = _log.makeRecord(_log.name, level, __file__, 0, message, values, cause, "tell", extra)
-    if error is not None:
-        text = "".join(traceback.format_exception(error)).rstrip()
-        if len(text) > _LONGEST_TRACEBACK or not _is_plain(text):
-            record.exc_text = sanitise_text(text, limit=_LONGEST_TRACEBACK)
-    _log.handle(record)
-
-
-def _is_plain(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    log_error(_log, level, "command %s: %s", name, what, error=error, extra=extra)
 
 
 def _spell(finished: Finished, error: BaseException | None) -> tuple[int, str]:
