@@ -25,6 +25,7 @@ from commandbus.errors import (  # noqa: E402
     PermanentCommandError,
     PoolTooSmallError,
     ProcessNotFoundError,
+    ReplyLostError,
     SchemaError,
     TransientCommandError,
 )
@@ -92,6 +93,7 @@ __all__ = [
     "ProcessNotFoundError",
     "ReceivedReply",
     "Reply",
+    "ReplyLostError",
     "ReplyOutcome",
     "ReplyQueue",
     "RetryPolicy",

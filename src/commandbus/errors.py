@@ -1,5 +1,6 @@
 """The errors of the bus. The docstring is the message; what one may want to act on is an attribute."""
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -149,6 +150,18 @@ class AttemptEndedError(LeaseLostError):
             "ctx.sync.extend_visibility() in time",
         )
         self.command_id = command_id
+
+
+class ReplyLostError(CommandBusError):
+    """Replies that are no longer this consumer's: their lease ran out and another received them; `command_ids`."""
+
+    def __init__(self, command_ids: Sequence[UUID]) -> None:
+        more = f" and {len(command_ids) - 1} more" if len(command_ids) > 1 else ""
+        super().__init__(
+            f"the reply of command {command_ids[0]}{more} is no longer this consumer's: its lease ran out and another "
+            "received it, or it was acknowledged already; let the transaction roll back, receive with a longer lease"
+        )
+        self.command_ids = tuple(command_ids)
 
 
 class PoolTooSmallError(CommandBusError):

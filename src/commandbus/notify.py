@@ -63,7 +63,8 @@ async def connect_beside(pool: Pool) -> Connection:
     if callable(kwargs):
         more = kwargs()
         kwargs = more if isinstance(more, dict) else await more
-    return await pool.connection_class.connect(conninfo, **{**(kwargs or {}), "autocommit": True})
+    conn: Connection = await pool.connection_class.connect(conninfo, **{**(kwargs or {}), "autocommit": True})
+    return conn
 
 
 class Listener:

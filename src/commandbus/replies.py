@@ -9,6 +9,7 @@ import psycopg
 
 from commandbus._core.connection import Connection, Pool, transaction
 from commandbus._core.cursor import check_limit
+from commandbus.errors import ReplyLostError
 from commandbus.models import ReceivedReply
 from commandbus.notify import Alarm, reply_channel
 from commandbus.payload import check_name
@@ -50,14 +51,18 @@ class ReplyQueue:
         """Delete replies that were received; returns those that were lost, as a rule none.
 
         Lost are those that another consumer has received since, as their lease had ended, or that were acknowledged
-        already: they are left alone. With `conn` this commits, or is rolled back, with the caller's own writes.
+        already: they are left alone. With `conn` this commits, or is rolled back, with the caller's own writes; then
+        any lost one raises ReplyLostError, so that what it led to is rolled back too.
         """
         held = list(replies)
         if not held:
             return []
         async with transaction(self._pool, conn) as own:
             done = await stored.acknowledge(own, held)
-        return [reply for reply in held if reply.reply_id not in done]
+            lost = [reply for reply in held if reply.reply_id not in done]
+            if lost and conn is not None:
+                raise ReplyLostError([reply.command_id for reply in lost])
+        return lost
 
     async def release(self, replies: Iterable[ReceivedReply], *, conn: Connection | None = None) -> None:
         """Give replies that were received back: any consumer may receive them at once. Lost ones are left alone."""

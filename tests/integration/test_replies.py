@@ -13,7 +13,7 @@ import pytest
 from psycopg_pool import AsyncConnectionPool
 
 from commandbus import BusinessRuleError, PermanentCommandError, ReceivedReply, Reply, ReplyQueue, Worker
-from commandbus.errors import InvalidNameError, SchemaError
+from commandbus.errors import InvalidNameError, ReplyLostError, SchemaError
 from commandbus.models import BatchCommand, SendRequest
 from commandbus.notify import ListenRefusedError, reply_channel
 from commandbus.process import ProcessCommand, ProcessReplyRouter, ProcessRepository, ProcessStatus
@@ -133,6 +133,33 @@ async def test_an_acknowledgement_commits_with_the_consumers_own_writes(bench: B
     assert await waiting(bench, queue) == 1
     async with bench.pool.connection() as conn:
         assert await queue.acknowledge(replies, conn=conn) == []
+    assert await waiting(bench, queue) == 0
+
+
+async def test_what_a_lost_reply_led_to_is_rolled_back(bench: Bench) -> None:
+    """Two consumers held the same reply, one after the other: it has its effect once, in whichever transaction."""
+    queue = make_queue(bench)
+    ids = await answered(bench, queue, {}, {}, {})
+    late = await queue.receive(lease=60)
+    await bench.skip(61)
+    taken = await queue.receive(limit=2, lease=LONG)
+    await bench.execute("CREATE TABLE IF NOT EXISTS public.effect (command_id uuid)")
+
+    async def consume(replies: list[ReceivedReply]) -> None:
+        async with bench.pool.connection() as conn:
+            for reply in replies:
+                await conn.execute("INSERT INTO public.effect VALUES (%s)", (reply.command_id,))
+            await queue.acknowledge(replies, conn=conn)
+
+    with pytest.raises(ReplyLostError, match="and 1 more is no longer this consumer's") as caught:
+        await consume(late)
+    assert caught.value.command_ids == tuple(ids[:2])
+    await consume(taken)
+    with pytest.raises(ReplyLostError):
+        await consume(taken)
+    await consume(late[2:])
+    effects = await bench.execute("SELECT command_id FROM public.effect WHERE command_id = ANY(%s)", ids)
+    assert sorted(effects) == sorted((command_id,) for command_id in ids)
     assert await waiting(bench, queue) == 0
 
 
