@@ -102,7 +102,7 @@ BEGIN
     RETURN QUERY
     WITH held AS (
         SELECT t.command_id FROM commandbus.troubleshooting t
-         WHERE t.command_id = ANY (p_command_ids) AND (p_until IS NULL OR t.moved_at <= p_until)
+         WHERE t.command_id = ANY (p_command_ids) AND (t.moved_at <= p_until) IS NOT FALSE  -- so written, no index on moved_at tempts
          ORDER BY t.command_id FOR UPDATE
     ), taken AS (
         DELETE FROM commandbus.troubleshooting t USING held h WHERE t.command_id = h.command_id RETURNING t.*
