@@ -16,7 +16,7 @@ from commandbus import (
     RetryPolicy,
     TransientCommandError,
 )
-from commandbus.outcome import Outcome, completed, handler_not_found
+from commandbus.outcome import Outcome, completed, failed, handler_not_found
 from commandbus.process import ProcessMetadata, ProcessReplyRouter, ProcessRepository, ProcessStatus
 from commandbus.settlement import Finished
 from tests.integration.process_kit import Hand, make_manager, open_hand, operators, process_of, steps_of
@@ -495,6 +495,34 @@ async def test_a_process_may_be_cancelled_in_the_transaction_that_starts_it(benc
             await manager.cancel_process(process_id)
         assert await manager.cancel_process(process_id, **WHO, conn=conn) is True
     assert await ended(bench, process_id) == ("CANCELED", *CANCELLED)
+
+
+async def test_a_start_that_a_cancelled_batch_refuses_leaves_the_callers_transaction_whole(bench: Bench) -> None:
+    manager = make_manager(bench)
+    batch_id = await bench.bus.create_process_batch(bench.domain, 2)
+    await bench.bus.cancel_batch(bench.domain, batch_id)
+    async with bench.pool.connection() as conn:
+        before = await manager.start({}, conn=conn)
+        with pytest.raises(InvalidOperationError, match="was cancelled"):
+            await manager.start({}, batch_id, conn)
+        await manager.cancel_process(before, **WHO, conn=conn)
+    assert await ended(bench, before) == ("CANCELED", *CANCELLED)
+
+
+@pytest.mark.parametrize("end", [{}, BUSY, REFUSED], ids=["success", "failure", "business rule"])
+async def test_a_settle_whose_answer_was_lost_may_be_sent_again(bench: Bench, end: Any) -> None:
+    manager = make_manager(bench)
+    process_id = await manager.start({})
+    policy = RetryPolicy(backoff_schedule=[0])
+    async with open_hand(bench, manager) as hand:
+        (claimed,) = await hand.claim()
+        outcome = completed(end, 0, {}) if end == {} else failed(end, 0, 3, policy, {})
+        group = [Finished(claimed, outcome)]
+        await manager.cancel_process(process_id, **WHO)
+        assert await hand.settlement.settle(hand.conn, group) == set()
+        before = await process_of(bench, process_id), await bench.trail(claimed.command_id)
+        assert await hand.settlement.settle(hand.conn, group) == set()
+        assert (await process_of(bench, process_id), await bench.trail(claimed.command_id)) == before
 
 
 async def test_a_rollback_takes_the_cancel_back(bench: Bench) -> None:
