@@ -86,10 +86,12 @@ class Reader:
             process = self._start(f"exec {line}", output)
         self._background.append((process, log))
         deadline = time.monotonic() + SECONDS
+        logs = [log, *(self.folder / name for name in re.findall(r">>? *(\S+)", line))]
         while line.startswith("commandbus worker") and process.poll() is None:
-            if "worker ready" in log.read_text(encoding="utf-8"):
+            said = "".join(file.read_text(encoding="utf-8") for file in logs if file.exists())
+            if "worker ready" in said:
                 return
-            assert time.monotonic() < deadline, f"`{line}` was never ready\n{log.read_text(encoding='utf-8')}"
+            assert time.monotonic() < deadline, f"`{line}` was never ready\n{said}"
             time.sleep(0.02)
 
     def _start(self, line: str, output: int | IO[str] = subprocess.PIPE) -> "subprocess.Popen[str]":
