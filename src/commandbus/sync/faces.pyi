@@ -190,6 +190,16 @@ class SyncProcessRepository(Face):
         offset: int = 0,
         conn: Connection[Any] | None = None,
     ) -> list[ProcessMetadata]: ...
+    def list_processes(
+        self,
+        batch_id: UUID | None = None,
+        status: ProcessStatus | None = None,
+        process_type: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+        *,
+        conn: Connection[Any] | None = None,
+    ) -> Page[ProcessMetadata]: ...
     def get_audit_trail(self, process_id: UUID, conn: Connection[Any] | None = None) -> list[ProcessAuditEntry]: ...
 
 class ProcessManagerFace(Face):
