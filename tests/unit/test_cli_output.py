@@ -88,6 +88,17 @@ def test_on_a_terminal_cells_fold_and_nothing_is_markup(monkeypatch: pytest.Monk
     assert all(len(line) <= 40 for line in lines)
 
 
+def test_on_a_terminal_an_id_stays_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody is going to copy it."""
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", "xterm")
+    rows = [{"command_id": AN_ID, "note": "many words that are folded " * 3, "more": "and some more words"}]
+    print_table(rows, ["command_id", "note", "more"], as_json=False)
+    assert str(AN_ID) in terminal.getvalue()
+
+
 def test_a_record_is_one_field_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     print_record({"batch_id": AN_ID, "total": 5}, as_json=False)
     assert capsys.readouterr().out == f"batch_id: {AN_ID}\ntotal:    5\n"

@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import click
@@ -93,7 +93,9 @@ def _print_rich(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> No
     for name in columns:
         values = [row.get(name) for row in rows]
         is_number = all(isinstance(value, (int, float, type(None))) and not isinstance(value, bool) for value in values)
-        table.add_column(name, justify="right" if rows and is_number else "left", overflow="fold")
+        is_id = any(isinstance(value, UUID) for value in values)  # one is copied: it stays in one piece
+        justify: Literal["left", "right"] = "right" if rows and is_number else "left"
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=is_id)
     for row in rows:
         table.add_row(*(Text(shown(row.get(name))) for name in columns))
     Console().print(table)
