@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
@@ -116,6 +117,18 @@ class Running:
             self.process.send_signal(signal_number)
         _, errors = self.process.communicate(timeout=60)
         return self.process.returncode, errors
+
+
+@contextmanager
+def begun(folder: Path, dsn: str, *arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A command that runs while the block does; it is killed if it still does afterwards."""
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    environment = {**os.environ, "COMMANDBUS_DSN": dsn} | options.pop("environment", {})
+    with subprocess.Popen(command_line(*arguments), cwd=folder, env=environment, text=True, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @contextmanager

@@ -1,13 +1,39 @@
 """The command line in processes of its own: what it prints, how it ends, what a signal does."""
 
+import os
 import signal
 from pathlib import Path
 
 import psycopg
 import pytest
+from click.testing import CliRunner
 
 from commandbus import migrate
-from tests.integration.cli_kit import refused, run, send, status, wait_until_done, worker, write_shop
+from commandbus.cli import main
+from tests.integration.cli_kit import begun, refused, run, send, status, wait_until_done, worker, write_shop
+from tests.integration.servers import Server
+
+AN_ID = "0190163d-8694-739b-aea5-966c26f8ad91"
+ASKING = [  # that ask the database something and end
+    ["status"],
+    ["tsq", "list"],
+    ["tsq", "show", AN_ID],
+    ["tsq", "retry", AN_ID],
+    ["tsq", "cancel", AN_ID],
+    ["tsq", "complete", AN_ID],
+    ["batch", "list"],
+    ["batch", "show", AN_ID],
+    ["batch", "cancel", AN_ID],
+    ["audit"],
+    ["audit", AN_ID],
+    ["prune", "--older-than", "30d"],
+]
+
+
+@pytest.fixture(scope="module")
+def unmigrated(postgres_server: Server) -> str:
+    """A database without our schema, for tests that leave it so."""
+    return postgres_server.create("unmigrated")
 
 
 @pytest.fixture
@@ -127,9 +153,27 @@ def test_options_that_do_not_fit_are_told(
 
 
 def test_an_unmigrated_database_is_told(folder: Path, empty_dsn: str) -> None:
-    refused(
-        run(folder, "worker", "shop:app", COMMANDBUS_DSN=empty_dsn), 1, "no commandbus schema", "commandbus migrate"
-    )
+    for command in ["worker", "shop:app"], ["audit"]:
+        refused(run(folder, *command, COMMANDBUS_DSN=empty_dsn), 1, "no commandbus schema", "commandbus migrate")
+
+
+@pytest.mark.parametrize("command", ASKING, ids=" ".join)
+def test_every_command_tells_that_the_database_is_not_migrated(unmigrated: str, command: list[str]) -> None:
+    result = CliRunner().invoke(main, [*command, "--dsn", unmigrated])
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: ")
+    assert result.output.count("\n") == 1, result.output
+    assert "no commandbus schema" in result.output
+    assert "commandbus migrate" in result.output
+
+
+@pytest.mark.parametrize("command", [["migrate"], *ASKING], ids=" ".join)
+def test_every_command_tells_that_the_database_is_away(command: list[str]) -> None:
+    result = CliRunner().invoke(main, [*command, "--dsn", "postgresql://me:s3cret@127.0.0.1:1/shop"])
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: cannot connect")
+    assert result.output.count("\n") == 1, result.output
+    assert "s3cret" not in result.output
 
 
 def test_a_newer_database_is_told(folder: Path, database: str) -> None:
@@ -142,7 +186,7 @@ def test_a_newer_database_is_told(folder: Path, database: str) -> None:
         refused(run(folder, *command, "--dsn", database), 1, "V999__later.sql", "newer than this program", "upgrade")
 
 
-@pytest.mark.parametrize("command", [["worker", "shop:app"], ["migrate"]])
+@pytest.mark.parametrize("command", [["worker", "shop:app"], ["migrate"], ["status"]], ids=" ".join)
 def test_a_database_that_is_away_is_told_without_the_password(folder: Path, command: list[str]) -> None:
     dsn = "postgresql://me:s3cret@127.0.0.1:1/shop"
     for result in (run(folder, *command, "--dsn", dsn), run(folder, *command, COMMANDBUS_DSN=dsn)):
@@ -193,16 +237,52 @@ def test_migrate_refuses_a_folder_that_is_not_there(folder: Path, database: str)
     assert "nowhere" in result.stderr
 
 
-@pytest.mark.parametrize("command", [[], ["worker"], ["migrate"]])
-def test_help_says_what_each_command_does(folder: Path, command: list[str]) -> None:
-    result = run(folder, *command, "--help")
-    assert result.returncode == 0
-    assert result.stdout.startswith(" ".join(["Usage: commandbus", *command]))
-
-
-def test_help_lists_the_commands_each_in_a_whole_line(folder: Path) -> None:
+def test_the_overview_lists_every_command_in_a_whole_line(folder: Path) -> None:
     lines = run(folder, "--help").stdout.splitlines()
-    assert [line.split(maxsplit=1) for line in lines[lines.index("Commands:") + 1 :]] == [
-        ["migrate", "Bring the database's schema up to date."],
-        ["worker", "Run an application's workers until a signal."],
-    ]
+    listed = [line.split(maxsplit=1) for line in lines[lines.index("Commands:") + 1 :]]
+    assert [name for name, _ in listed] == ["migrate", "worker", "status", "tsq", "batch", "audit", "prune"]
+    assert all(text.endswith(".") for _, text in listed)
+
+
+def all_commands() -> list[list[str]]:
+    """Each command and each command of a group, as it is written."""
+    found: list[list[str]] = [[]]
+    for name, command in main.commands.items():
+        found.append([name])
+        found += [[name, inner] for inner in getattr(command, "commands", {})]
+    return found
+
+
+@pytest.mark.parametrize("command", all_commands(), ids=" ".join)
+def test_help_says_what_each_command_does_with_an_example(command: list[str]) -> None:
+    result = CliRunner().invoke(main, [*command, "-h"], prog_name="commandbus")
+    assert result.exit_code == 0
+    assert result.output.startswith(" ".join(["Usage: commandbus", *command]))
+    if [*command, "list"] not in all_commands():  # a group only lists its own
+        assert "\n    commandbus " + " ".join(command) in result.output
+
+
+@pytest.mark.parametrize("command", all_commands(), ids=" ".join)
+def test_an_option_that_there_is_not_is_told(command: list[str]) -> None:
+    result = CliRunner().invoke(main, [*command, "--nonsense"], prog_name="commandbus")
+    assert result.exit_code == 2
+    assert "--nonsense" in result.output
+
+
+@pytest.mark.parametrize(
+    "command", [["--help"], ["batch", "list"], ["status"], ["tsq", "list"], ["audit"], ["prune", "--older-than", "1d"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_reader_that_goes_is_no_error_to_tell(folder: Path, migrated_dsn: str, command: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with begun(folder, migrated_dsn, *command, stdout=writer) as process:
+        os.close(writer)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (1, "")
+
+
+def test_what_the_terminal_cannot_write_is_escaped(folder: Path) -> None:
+    result = run(folder, "--help", PYTHONIOENCODING="latin-1")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "\\u2026" in result.stdout

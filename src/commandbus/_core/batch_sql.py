@@ -21,6 +21,8 @@ class BatchSQL:
                t.now, CASE WHEN %(total_count)s = 0 THEN t.now END
           FROM (SELECT commandbus.now()) AS t (now)"""
 
+    DOMAIN_OF = "SELECT domain FROM commandbus.batch WHERE batch_id = %(batch_id)s"
+
     REFRESH = "SELECT commandbus.sp_refresh_batch_stats(%(domain)s, %(batch_id)s)"
 
     COLUMNS = """domain, batch_id, batch_type, name, custom_data::text, status, total_count, completed_count,

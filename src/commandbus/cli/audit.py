@@ -129,8 +129,7 @@ def _event_row(event: AuditEvent) -> dict[str, Any]:
 
 def _step_row(entry: ProcessAuditEntry) -> dict[str, Any]:
     row = row_of(entry)
-    note = entry.error_message if entry.error_code is None else f"{entry.error_code}: {entry.error_message}"
-    if entry.compensates is not None:
-        note = f"undoes {entry.compensates}" + (f"; {note}" if note else "")
+    error = ": ".join(part for part in (entry.error_code, entry.error_message) if part)
+    undoes = f"undoes {entry.compensates}" if entry.compensates is not None else ""
     row["step"] = entry.step if entry.visit == 1 else f"{entry.step} ({entry.visit})"
-    return row | {"note": note}
+    return row | {"note": "; ".join(part for part in (undoes, error) if part)}

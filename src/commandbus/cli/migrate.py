@@ -24,6 +24,11 @@ def migrate(dsn: str, folders: tuple[Path, ...]) -> None:
     """Bring the database's schema up to date.
 
     Prints the names of the migrations that were applied. Any number of processes may do it at once.
+
+    \b
+    Examples:
+      commandbus migrate --dsn postgresql://shop@localhost/shop
+      commandbus migrate --folder shop/migrations
     """
     try:
         applied = apply_migrations(dsn, folders=folders)

@@ -41,6 +41,12 @@ def status(domain: str | None, window: int, watch: float | None, dsn: str, as_js
     """Tell what waits, what runs, who works and how fast.
 
     It costs little beside any backlog: what is beyond 10,000 is estimated (~) or not counted further (+).
+
+    \b
+    Examples:
+      commandbus status
+      commandbus status --domain orders --watch 2
+      commandbus status --json
     """
 
     async def tell(pool: Pool) -> None:

@@ -22,6 +22,12 @@ async def get(conn: Connection, domain: str, batch_id: UUID) -> BatchMetadata | 
     return None if row is None else BatchParsers.from_row(row)
 
 
+async def domain_of(conn: Connection, batch_id: UUID) -> str | None:
+    """Return a batch's domain, None when there is no such batch."""
+    row = await (await conn.execute(BatchSQL.DOMAIN_OF, {"batch_id": batch_id})).fetchone()
+    return None if row is None else str(row[0])
+
+
 async def find(conn: Connection, query: dict[str, Any]) -> tuple[list[BatchMetadata], tuple[datetime, UUID] | None]:
     """Recount and return a page of batches, and the created_at and batch_id that the next one begins after."""
     rows = await (await conn.execute(BatchSQL.READ, query)).fetchall()
