@@ -2,11 +2,9 @@
 
 import asyncio
 import functools
-import getpass
 import json
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -21,6 +19,8 @@ from commandbus.cli.database import dsn_option
 from commandbus.cli.failures import Misuse
 from commandbus.cli.loading import load_app
 from commandbus.cli.output import json_option, print_json, print_record, print_table, row_of, run
+from commandbus.cli.progress import progress
+from commandbus.cli.user import user
 from commandbus.models import AuditEvent, BulkResult, Page, TroubleshootingFilter, TroubleshootingItem
 from commandbus.troubleshooting import TroubleshootingQueue
 
@@ -119,7 +119,12 @@ def list_(where: TroubleshootingFilter, limit: int, cursor: str | None, dsn: str
 @dsn_option
 @json_option
 def show(command_id: UUID, dsn: str, as_json: bool) -> None:
-    """Show one parked command: its payload, its last error, and its audit trail."""
+    """Show one parked command: its payload, its last error, and its audit trail.
+
+    \b
+    Example:
+      commandbus tsq show 0190163d-8694-739b-aea5-966c26f8ad91
+    """
 
     async def look(pool: Pool) -> tuple[TroubleshootingItem, list[AuditEvent]]:
         item = await TroubleshootingQueue(pool).get_troubleshooting(command_id)
@@ -173,7 +178,7 @@ def _action_options(function: _Decorated) -> _Decorated:
         if not ids and not is_sure and not sys.stdin.isatty():
             raise Misuse("this may change many commands, and nobody can be asked here: pass --yes to do it")
         app = None if application is None else load_app(application)
-        who = {"operator": operator or _user(), "reason": reason}
+        who = {"operator": operator or user(), "reason": reason}
         return function(asked=_Asked(ids, where, who, app, dsn), is_sure=is_sure, **others)
 
     options: list[_Decorator] = [
@@ -193,13 +198,6 @@ def _action_options(function: _Decorated) -> _Decorated:
         json_option,
     ]
     return _decorate(command, options)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a user without a name, as in containers
-        return "unknown"
 
 
 @tsq.command(short_help="Give parked commands a new life.")
@@ -281,28 +279,18 @@ async def _ask(pool: Pool, action: str, asked: _Asked, count: int, arguments: tu
         return await many(asked.ids, *arguments, **asked.who)
     where: Callable[..., Awaitable[BulkResult]] = getattr(queue, f"operator_{action}_where")
     done = 0
-    with _progress(count) as show_progress:
+    with progress(count, lines=False) as show_progress:
 
         def note(so_far: int) -> None:
             nonlocal done
-            show_progress(so_far - done)
             done = so_far
+            show_progress(done, "")
 
         try:
             return await where(asked.where, *arguments, **asked.who, on_progress=note)
         except (Exception, asyncio.CancelledError):
             click.echo(f"{_PARTICIPLES[action]} {_commands(done)} before it was broken off; ask again", err=True)
             raise
-
-
-@contextmanager
-def _progress(count: int) -> Iterator[Callable[[int], None]]:
-    """Show how many are done, on stderr, when someone looks; gives what counts some more."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    with click.progressbar(length=count, file=sys.stderr) as bar:
-        yield bar.update
 
 
 def _commands(count: int) -> str:
