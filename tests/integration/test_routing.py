@@ -18,6 +18,8 @@ from tests.integration.worker_kit import NEVER, PATIENCE, Bench, eventually, ope
 pytestmark = pytest.mark.asyncio
 
 COUNT = "SELECT count(*) FROM commandbus.reply WHERE reply_to = %s"
+LISTENING = "SELECT pid FROM pg_stat_activity WHERE application_name = %s AND query LIKE 'LISTEN %%'"
+TERMINATE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s"
 
 
 @asynccontextmanager
@@ -93,10 +95,12 @@ async def test_a_router_outlives_the_loss_of_its_sessions(bench: Bench) -> None:
         bench.dsn, min_size=1, max_size=2, open=False, kwargs={"application_name": name}
     ) as pool:
         async with routing(ProcessReplyRouter([manager], pool), poll_interval=0.05):
-            await pool.wait()
-            await bench.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s", name
-            )
+
+            async def listens() -> bool | None:
+                return bool(await bench.execute(LISTENING, name)) or None
+
+            await eventually(listens, "the router's LISTEN")
+            assert len(await bench.execute(TERMINATE, name)) >= 2  # one of the pool's, one that listens
             process_id = await manager.start({})
             async with open_hand(bench) as hand:
                 await hand.turn({})

@@ -50,7 +50,8 @@ class ProcessReplyRouter:
         It sleeps until a notification, for which it keeps a connection of its own, or for `poll_interval` seconds. With
         `listen` False it polls only, for connections through a transaction-pooling proxy; without, it raises
         ListenRefusedError there. It outlives a database that is away for a while.
-        Raises SchemaError for a database that is not migrated to this version.
+        Raises SchemaError for a database that is not migrated to this version, and psycopg's errors for one that cannot
+        be reached at the start.
         """
         if self._pool is None:
             raise TypeError("run() needs the pool: make the router as ProcessReplyRouter(managers, pool)")
