@@ -165,6 +165,41 @@ def test_hooks_run_their_statements_in_the_caller_s_transaction(dsn: str, bus: S
     assert [count(dsn, table) for table in ("command", "process", "orders")] == [0, 0, 0]
 
 
+def test_a_hook_has_all_of_a_connection_of_the_caller_s(dsn: str, bus: SyncCommandBus) -> None:
+    found: dict[str, Any] = {}
+
+    class Curious(OrderProcess):
+        async def before_send_commands(self, items: Any, conn: Any) -> None:
+            found["rows"] = [n async for (n,) in await conn.execute("SELECT generate_series(1, 3)")]
+            async with conn.cursor(row_factory=dict_row) as cursor, conn.pipeline():
+                found["dict"] = await (await cursor.execute("SELECT 1 AS one")).fetchone()
+            with suppress(ZeroDivisionError):
+                async with conn.transaction():
+                    await conn.execute("INSERT INTO public.orders VALUES (7)")
+                    raise ZeroDivisionError
+            async with conn.cursor() as cursor:
+                async with cursor.copy("COPY public.orders FROM STDIN") as copy:
+                    await copy.write_row((8,))
+                async with cursor.copy("COPY public.orders TO STDOUT") as copy:
+                    found["copied"] = [row async for row in copy.rows()]
+                found["own"] = cursor.connection.info.dbname == conn.info.dbname
+            with suppress(ZeroDivisionError):
+                await asyncio.gather(conn.execute("SELECT 1"), self._fail())
+
+        async def _fail(self) -> None:
+            raise ZeroDivisionError
+
+    with connect(dsn) as other:
+        for lent in (psycopg.connect(dsn), other.transaction()):
+            with lent as conn:
+                process_id = bus.process(Curious).start({"order": 1}, conn=conn)
+                process = bus.processes.get(process_id, conn=conn)
+                conn.execute("DELETE FROM public.orders")
+            assert process is not None
+            assert process.error_message is None
+            assert found == {"rows": [1, 2, 3], "dict": {"one": 1}, "copied": [("8",)], "own": True}
+
+
 def test_every_statement_on_a_caller_s_connection_is_run_by_the_caller_s_thread(dsn: str, bus: SyncCommandBus) -> None:
     """So that what belongs to the thread (Ctrl-C, time limits, a framework's checks) goes on as ever."""
     threads: set[str] = set()

@@ -120,7 +120,9 @@ class Lent:
             return value
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            return self._lent(value(*args, **kwargs))
+            made = value(*args, **kwargs)
+            is_iterated = inspect.isasyncgenfunction(method)
+            return Lent(made, object, self._work, self._conn) if is_iterated else self._lent(made)
 
         return call
 

@@ -14,7 +14,7 @@ _FETCHED = 1_000  # rows of a cursor in one call, when it is iterated over
 # These only make what is awaited later: they need neither the loop nor its thread.
 _MAKERS: tuple[tuple[type[Any], frozenset[str]], ...] = (
     (AsyncConnection, frozenset({"cursor", "transaction", "pipeline"})),
-    (AsyncCursor, frozenset({"copy", "stream"})),
+    (AsyncCursor, frozenset({"copy"})),
     (AsyncConnectionPool, frozenset({"connection"})),
 )
 
@@ -45,7 +45,8 @@ class SyncProxy:
         if not inspect.isroutine(value):
             return self._present(value)
 
-        if any(isinstance(self._wrapped, kind) and name in makers for kind, makers in _MAKERS):
+        is_maker = any(isinstance(self._wrapped, kind) and name in makers for kind, makers in _MAKERS)
+        if is_maker or inspect.isasyncgenfunction(value):
             return lambda *args, **kwargs: self._present(value(*args, **kwargs))
 
         @functools.wraps(value)
