@@ -160,6 +160,7 @@ class _Pruning:
             self._add(batches=1)
             return
         async with transaction(self._pool, None) as conn:
+            await conn.execute(PruneSQL.DELETING)
             gone = (await conn.execute(PruneSQL.DELETE_BATCH, {"batch_id": batch_id})).rowcount
         self._add(batches=gone)
 
