@@ -33,6 +33,7 @@ _ERRORS = {
     "timeout": TransientCommandError,
 }
 _FIRST_DELAY, _LONGEST_DELAY = 0.05, 2.0  # seconds between tries of a read that the server did not answer
+_OUTCOMES = "commandbus.worker.outcome_log"  # the logger that tells what became of commands
 _log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
 
@@ -236,8 +237,21 @@ class ChaosInjector(Middleware):
 
 
 def chaos_middleware(pool: Pool) -> ChaosInjector:
-    """Make the injector of one worker: `commandbus worker --middleware pytest_commandbus.behavior:chaos_middleware`."""
+    """Make the injector of one worker: `commandbus worker --middleware pytest_commandbus.behavior:chaos_middleware`.
+
+    From then on this process logs what was injected at DEBUG only: a load test asks for thousands of failures.
+    """
+    logging.getLogger(_OUTCOMES).addFilter(_tell_injected_as_debug)
     return ChaosInjector(pool)
+
+
+def _tell_injected_as_debug(record: logging.LogRecord) -> bool:
+    """Keep a record, unless it tells of a failure that was injected and nobody reads DEBUG."""
+    rolled = (getattr(record, "details", None) or {}).get(CHAOS, {}).get("outcome", "success")
+    if rolled == "success":
+        return True
+    record.levelno, record.levelname = logging.DEBUG, logging.getLevelName(logging.DEBUG)
+    return logging.getLogger(_OUTCOMES).isEnabledFor(logging.DEBUG)
 
 
 async def inject(

@@ -12,6 +12,7 @@ import pytest
 from commandbus import BatchCommand, BusinessRuleError, PermanentCommandError, RetryPolicy, TransientCommandError
 from commandbus.logging import FIELDS, CommandContextFilter, JsonFormatter, LogContext, in_one_line
 from commandbus.models import CommandStatus
+from pytest_commandbus.behavior import chaos_middleware
 from tests.integration.process_kit import make_manager
 from tests.integration.worker_kit import Bench, eventually
 
@@ -307,3 +308,29 @@ async def test_a_process_that_its_managers_code_failed_is_told_once_with_the_tra
     )
     assert record.getMessage().endswith("failed: get_next_step raised LookupError: no step after this")
     assert [r for r in kept.records if r.exc_info and r.exc_info[0] is LookupError] == [record]
+
+
+@pytest.mark.parametrize(
+    ("rolled", "level", "told"),
+    [
+        ("permanent", logging.DEBUG, [logging.DEBUG]),
+        ("permanent", logging.INFO, []),
+        ("success", logging.INFO, [logging.ERROR]),
+        (None, logging.INFO, [logging.ERROR]),
+    ],
+)
+async def test_what_chaos_injected_is_told_at_debug_only(
+    bench: Bench, kept: Kept, rolled: str | None, level: int, told: list[int]
+) -> None:
+    @bench.handler("Order")
+    async def order(command: Any, context: Any) -> None:
+        if rolled is not None:
+            context.details["chaos"] = {"outcome": rolled, "duration_ms": 1}
+        raise PermanentCommandError("BROKEN")
+
+    logging.getLogger("commandbus").setLevel(level)
+    chaos_middleware(bench.pool)
+    async with bench.worker():
+        command_id = await bench.send("Order")
+        await bench.until(command_id, CommandStatus.IN_TROUBLESHOOTING_QUEUE)
+    assert [record.levelno for record in kept.about(command_id)] == told

@@ -11,9 +11,11 @@ from typing import Any
 
 from commandbus.logging import about_claimed, in_one_line, log_error
 from commandbus.outcome import TIMEOUT, Outcome
+from commandbus.payload import sanitise
 from commandbus.settlement import Finished
 
 _log = logging.getLogger(__name__)
+_OURS = ("code", "message", "type")  # of an outcome's details; the others are the handler's and the middleware's
 
 
 def tell(group: Sequence[Finished], lost: Container[int], domain: str, worker_id: int) -> None:
@@ -31,7 +33,9 @@ def _tell(finished: Finished, is_lost: bool, domain: str, worker_id: int) -> Non
     if not _log.isEnabledFor(level):
         return
     extra: dict[str, Any] = about_claimed(claimed, domain, worker_id)
+    own = {name: value for name, value in outcome.details.items() if name not in _OURS}
     known = {"error_code": outcome.details.get("code"), "seconds": finished.seconds, "delay": outcome.delay}
+    known |= {"details": sanitise(own).value or None}
     extra |= {"event": "LATE_OUTCOME_DROPPED" if is_lost else outcome.event, "max_attempts": claimed.max_attempts}
     extra |= {name: value for name, value in known.items() if value is not None}
     name = f"{claimed.command_id} ({claimed.command_type})"
