@@ -50,13 +50,17 @@ class Serving:
 async def serve(app: App, asked: Serving, *, announce: Callable[[str], None]) -> None:
     """Work until a signal. `announce` is called once, when every worker is registered. Raises Failure."""
     await check_database(asked.dsn)
+    # a proxy that pools transactions may lose prepared statements as it loses notifications
+    kwargs = {} if asked.listen else {"prepare_threshold": None}
     # its size is known once the domains are, and those come from managers that were given the pool
-    async with AsyncConnectionPool(asked.dsn, min_size=0, max_size=1, open=False, name="commandbus worker") as pool:
+    async with AsyncConnectionPool(
+        asked.dsn, kwargs=kwargs, min_size=0, max_size=1, open=False, name="commandbus worker"
+    ) as pool:
         domains = _domains(app, asked, pool)
         size = pool_size(domains, asked)
         await pool.resize(0, size)
         workers = [_worker(app, asked, pool, domain) for domain in domains]
-        _spare_the_collector()
+        spare_the_collector()
         what = f"domains: {', '.join(domains)}; concurrency: {asked.concurrency}; pool: {size}; pid: {os.getpid()}"
         await _run(workers, lambda: announce(what), asked.line)
 
@@ -85,7 +89,7 @@ def pool_size(domains: Sequence[str], asked: Serving) -> int:
     return asked.pool_size
 
 
-def _spare_the_collector() -> None:
+def spare_the_collector() -> None:
     """Let the garbage collector look less often: a claimed batch is thousands of objects that live for a moment.
 
     What lives for good (modules, the application) is left out of its looks.
