@@ -144,6 +144,47 @@ async def test_a_command_goes_once_its_reply_is_consumed(bus: Bus, pool: AsyncCo
     assert (await prune(pool, NOW)).commands == 1
 
 
+async def test_a_batch_stays_until_all_replies_of_its_members_are_consumed(
+    bus: Bus, pool: AsyncConnectionPool[Any]
+) -> None:
+    batch = bus.batch("batch", 2)
+    bus.send("silent", batch_id=str(batch))
+    bus.send("asked", batch_id=str(batch), reply_to="shop")
+    for name in ("silent", "asked"):
+        bus.settle(bus.claim(name))
+    expected = Pruned(commands=1, events=3)
+    assert await prune(pool, NOW, dry_run=True) == expected
+    assert await prune(pool, NOW) == expected
+    assert stored(bus) == {batch, bus.ids["asked"]}
+    bus.rows("DELETE FROM commandbus.reply")
+    assert await prune(pool, NOW) == Pruned(batches=1, commands=1, events=3)
+
+
+@pytest.mark.parametrize(
+    ("damage", "mend"),
+    [
+        (
+            "UPDATE commandbus.command SET status = 'PENDING' WHERE command_id = %(id)s",
+            "UPDATE commandbus.command SET status = 'COMPLETED' WHERE command_id = %(id)s",
+        ),
+        (
+            "INSERT INTO commandbus.reply (reply_to, command_id, outcome, created_at) VALUES ('x', %(id)s, 'SUCCESS', now())",
+            "DELETE FROM commandbus.reply",
+        ),
+    ],
+    ids=["a live command", "a reply that waits"],
+)
+async def test_an_ended_process_that_does_not_fit_its_commands_is_left_for_the_auditor(
+    bus: Bus, pool: AsyncConnectionPool[Any], damage: str, mend: str
+) -> None:
+    bus.start("process")
+    bus.advance("process", "one", status="COMPLETED")
+    bus.rows(damage, id=bus.ids["process.one"])
+    assert await prune(pool, NOW) == Pruned()
+    bus.rows(mend, id=bus.ids["process.one"])
+    assert (await prune(pool, NOW)).processes == 1
+
+
 async def test_members_stay_until_their_batch_has_ended(bus: Bus, pool: AsyncConnectionPool[Any]) -> None:
     batch = bus.batch("batch", 2, "PROCESS")
     bus.start("first", batch)
