@@ -94,7 +94,7 @@ def test_errors_are_those_of_the_async_bus(bus: SyncCommandBus) -> None:
     with pytest.raises(TypeError, match="missing a required argument: 'data'"):
         bus.send(**ONE, command_id=uuid4())  # type: ignore[call-arg]
     with (
-        sqlite3.connect(":memory:") as conn,
+        closing(sqlite3.connect(":memory:")) as conn,
         pytest.raises(TypeError, match=r"conn is a sqlite3\.Connection; give the"),
     ):
         send(bus, conn=conn)
