@@ -1,8 +1,6 @@
 """Pruning: what ended long ago goes whole, what anybody may still need stays, beside whatever else goes on."""
 
-import asyncio
 import json
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from typing import Any
@@ -13,21 +11,19 @@ import pytest
 import pytest_asyncio
 from psycopg_pool import AsyncConnectionPool
 
-from commandbus import BatchCommand, BatchStatus, BusinessRuleError, CommandStatus
-from commandbus.auditor import audit, format_violations
-from commandbus.errors import BatchNotFoundError, CommandNotFoundError, InvalidNameError
+from commandbus import BatchStatus, BusinessRuleError, CommandStatus
+from commandbus.errors import CommandNotFoundError, InvalidNameError
 from commandbus.migrate import migrate
 from commandbus.process import ProcessStatus
 from commandbus.prune import Pruned, prune
 from tests.integration.bus_history import Bus, write_history
 from tests.integration.process_kit import make_manager, open_hand, process_of
+from tests.integration.prune_kit import NOW, TABLES, audited_pool, sizes, stored
 from tests.integration.worker_kit import Bench
 
 pytestmark = pytest.mark.asyncio
 
-NOW = timedelta(0)
 HOUR = timedelta(hours=1)
-TABLES = ("command", "event", "uncompleted", "reply", "process", "batch", "queue", "scheduled", "troubleshooting")
 
 # Of the history in which every state occurs: what stays, by why. All the rest goes.
 STAYS = {
@@ -55,27 +51,8 @@ def bus(empty_dsn: str) -> Iterator[Bus]:
 
 @pytest_asyncio.fixture
 async def pool(bus: Bus, empty_dsn: str) -> AsyncIterator[AsyncConnectionPool[Any]]:
-    """A pool on the database; the auditor looks at it when the test has ended."""
-    async with AsyncConnectionPool(empty_dsn, min_size=1, max_size=8, open=False) as pool:
+    async with audited_pool(empty_dsn) as pool:
         yield pool
-        async with pool.connection() as conn:
-            violations = await audit(conn)
-        assert not violations, format_violations(violations)
-
-
-def sizes(bus: Bus) -> dict[str, int]:
-    return {table: bus.rows(f"SELECT count(*) AS n FROM commandbus.{table}")[0]["n"] for table in TABLES}  # noqa: S608
-
-
-def stored(bus: Bus) -> set[UUID]:
-    """The ids of all commands, processes and batches."""
-    return {
-        row["id"]
-        for row in bus.rows(
-            "SELECT command_id AS id FROM commandbus.command UNION ALL SELECT process_id FROM commandbus.process"
-            " UNION ALL SELECT batch_id FROM commandbus.batch"
-        )
-    }
 
 
 async def test_of_every_state_only_what_nobody_needs_goes(bus: Bus, pool: AsyncConnectionPool[Any]) -> None:
@@ -168,7 +145,8 @@ async def test_a_batch_stays_until_all_replies_of_its_members_are_consumed(
             "UPDATE commandbus.command SET status = 'COMPLETED' WHERE command_id = %(id)s",
         ),
         (
-            "INSERT INTO commandbus.reply (reply_to, command_id, outcome, created_at) VALUES ('x', %(id)s, 'SUCCESS', now())",
+            "INSERT INTO commandbus.reply (reply_to, command_id, outcome, created_at)"  # noqa: ISC004
+            " VALUES ('x', %(id)s, 'SUCCESS', commandbus.now())",
             "DELETE FROM commandbus.reply",
         ),
     ],
@@ -265,121 +243,6 @@ async def test_workers_that_are_gone_for_long_are_forgotten(
     assert await prune(pool, HOUR, dry_run=True) == expected
     assert await prune(pool, HOUR) == expected
     assert await prune(pool, HOUR) == Pruned()
-
-
-async def test_an_interrupted_prune_leaves_a_sound_batch_and_the_next_one_ends_it(
-    bus: Bus, pool: AsyncConnectionPool[Any]
-) -> None:
-    batch = ended_batch(bus, 2_500)
-
-    def interrupt(counts: Pruned) -> None:
-        if counts.commands >= 1_000:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        await prune(pool, NOW, on_progress=interrupt)
-    left = sizes(bus)
-    assert (left["batch"], left["command"]) == (1, 1_500)
-    async with pool.connection() as conn:
-        assert await audit(conn) == []
-    bus.refresh("batch")
-    row = bus.rows("SELECT status, completed_count FROM commandbus.batch WHERE batch_id = %(id)s", id=batch)[0]
-    assert row == {"status": "COMPLETED", "completed_count": 2_500}
-    done = await prune(pool, NOW)
-    assert (done.batches, done.commands, done.events) == (1, 1_500, 1_500 * 3)
-    assert stored(bus) == set()
-
-
-def ended_batch(bus: Bus, count: int) -> UUID:
-    """A batch of so many completed commands."""
-    batch = bus.batch("batch", count)
-    bus.send(*(f"member {n}" for n in range(count)), batch_id=str(batch))
-    claims = bus.rows("SELECT * FROM commandbus.claim('orders', 1, %(count)s, '1 hour', 3, 0)", count=count)
-    outcomes = [
-        {"seq": c["seq"], "command_id": str(c["command_id"]), "domain": "orders", "command_type": "Reserve",
-         "event": "COMPLETED", "status": "COMPLETED", "attempts": 1, "epoch": c["epoch"], "max_attempts": 3}
-        for c in claims
-    ]  # fmt: skip
-    bus.rows(
-        "SELECT commandbus.settle('orders', 1, %(seqs)s, %(epochs)s, %(outcomes)s, '[]', '[]')",
-        seqs=[c["seq"] for c in claims], epochs=[c["epoch"] for c in claims], outcomes=json.dumps(outcomes),
-    )  # fmt: skip
-    return batch
-
-
-async def test_two_at_once_delete_everything_once(bus: Bus, pool: AsyncConnectionPool[Any]) -> None:
-    ended_batch(bus, 1_500)
-    for n in range(300):
-        bus.start(f"p{n}")
-        bus.advance(f"p{n}", "one", status="COMPLETED")
-    before = sizes(bus)
-    both = await asyncio.gather(prune(pool, NOW), prune(pool, NOW), prune(pool, NOW))
-    last = await prune(pool, NOW)
-    assert sum(p.commands for p in (*both, last)) == before["command"]
-    assert sum(p.events for p in (*both, last)) == before["event"]
-    assert sum(p.processes for p in (*both, last)) == before["process"]
-    assert sum(p.batches for p in (*both, last)) == 1
-    assert stored(bus) == set()
-
-
-async def test_an_outcome_that_comes_after_the_prune_leaves_nothing(bus: Bus, pool: AsyncConnectionPool[Any]) -> None:
-    bus.send("a")
-    zombie = bus.claim("a", lease="0")
-    bus.settle(bus.claim("a", worker=2))
-    assert (await prune(pool, NOW)).commands == 1
-    assert bus.settle(zombie) == [zombie["seq"]]
-    assert sizes(bus)["event"] == 0
-
-
-async def test_an_outcome_that_is_being_dropped_keeps_the_command_until_it_is(
-    bus: Bus, pool: AsyncConnectionPool[Any]
-) -> None:
-    bus.send("a")
-    zombie = bus.claim("a", lease="0")
-    bus.settle(bus.claim("a", worker=2))
-    with bus.conn.transaction():
-        bus.settle(zombie)
-        assert await prune(pool, NOW) == Pruned()
-    assert await prune(pool, NOW) == Pruned(commands=1, events=5)
-    assert sizes(bus)["event"] == 0
-
-
-@pytest.mark.parametrize("listen", [True, False])
-async def test_beside_a_worker_everything_is_done_once_and_then_gone(bench: Bench, listen: bool) -> None:
-    handled: Counter[UUID] = Counter()
-
-    @bench.handler("Note")
-    async def note(command: Any, context: Any) -> None:
-        handled[command.command_id] += 1
-
-    for step in ("Reserve", "Pay", "Ship"):
-
-        @bench.handler(step)
-        async def go(command: Any, context: Any) -> None:
-            handled[command.command_id] += 1
-
-    manager = make_manager(bench)
-    async with bench.worker(processes=[manager], listen=listen, poll_interval=0.02):
-        batch = await bench.bus.create_batch(bench.domain, [BatchCommand("Note", uuid4(), {}) for _ in range(300)])
-        process_batch = await bench.bus.create_process_batch(bench.domain, 60)
-        sending = asyncio.create_task(send_all(bench, manager, process_batch))
-        gone = Pruned()
-        while (gone.commands, gone.processes, gone.batches) != (300 + 100 + 3 * 100, 100, 2):
-            async with asyncio.timeout(60):
-                done = await prune(bench.pool, NOW, domains=[bench.domain])
-            gone = Pruned(*(getattr(gone, n) + getattr(done, n) for n in Pruned.__slots__))
-            await asyncio.sleep(0.02)
-        await sending
-    assert (len(handled), max(handled.values())) == (700, 1)
-    for batch_id in (batch, process_batch):
-        with pytest.raises(BatchNotFoundError):
-            await bench.bus.get_batch(bench.domain, batch_id)
-
-
-async def send_all(bench: Bench, manager: Any, process_batch: UUID) -> None:
-    for n in range(100):
-        await bench.send("Note")
-        await manager.start({"order": n}, batch_id=process_batch if n < 60 else None)
 
 
 async def test_a_process_that_is_moved_by_hand_keeps_all_it_needs_to_compensate(bench: Bench) -> None:
