@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -146,6 +147,15 @@ def worker(folder: Path, dsn: str, *arguments: str, application: str = "shop:app
     finally:
         process.kill()
         process.communicate()
+
+
+def read_until(descriptor: int, text: str) -> str:
+    """What a terminal shows, up to this text."""
+    shown = ""
+    while text not in shown:
+        assert select.select([descriptor], [], [], 20)[0], f"waited in vain for {text!r} after {shown!r}"
+        shown += os.read(descriptor, 4_096).decode()
+    return shown
 
 
 def send(dsn: str, domain: str, command_type: str, data: dict[str, object] | None = None) -> UUID:

@@ -4,7 +4,6 @@ import json
 import os
 import pty
 import re
-import select
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 
 from commandbus.migrate import migrate
 from tests.integration.bus_history import Bus
-from tests.integration.cli_kit import begun, refused, run
+from tests.integration.cli_kit import begun, read_until, refused, run
 
 PROCESS_APP = """
 from dataclasses import dataclass
@@ -133,15 +132,6 @@ def test_watch_shows_a_bar_on_a_terminal(folder: Path, bus: Bus, empty_dsn: str)
     os.close(master)
     assert process.returncode == 0
     assert json.loads(out)["status"] == "COMPLETED"
-
-
-def read_until(descriptor: int, text: str) -> str:
-    """What a terminal shows, up to this text."""
-    shown = ""
-    while text not in shown:
-        assert select.select([descriptor], [], [], 20)[0], f"waited in vain for {text!r} after {shown!r}"
-        shown += os.read(descriptor, 4_096).decode()
-    return shown
 
 
 def test_ctrl_c_ends_watch(folder: Path, bus: Bus, empty_dsn: str) -> None:

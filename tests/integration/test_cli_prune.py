@@ -1,6 +1,8 @@
 """`commandbus prune` in a process of its own."""
 
 import json
+import os
+import pty
 import re
 import signal
 from collections.abc import Iterator
@@ -11,7 +13,7 @@ import pytest
 
 from commandbus.migrate import migrate
 from tests.integration.bus_history import Bus, write_history
-from tests.integration.cli_kit import begun, refused, run
+from tests.integration.cli_kit import begun, read_until, refused, run
 
 COUNTS = ("batches", "processes", "commands", "events", "workers", "statistics")
 
@@ -74,10 +76,7 @@ def test_a_domain_that_can_be_none_is_told(tmp_path: Path, migrated_dsn: str) ->
 def test_a_signal_ends_it_between_two_transactions(
     tmp_path: Path, bus: Bus, empty_dsn: str, number: signal.Signals
 ) -> None:
-    for name in ("first", "second"):
-        bus.send(f"{name} member", batch_id=str(bus.batch(name, 1)))
-        bus.settle(bus.claim(f"{name} member"))
-        bus.refresh(name)
+    two_batches(bus)
     with psycopg.connect(empty_dsn) as other:
         other.execute("SELECT FROM commandbus.batch WHERE batch_id = %s FOR UPDATE", (bus.ids["second"],))
         with begun(tmp_path, empty_dsn, "prune", "--older-than", "0s", "--json") as process:
@@ -90,6 +89,28 @@ def test_a_signal_ends_it_between_two_transactions(
     assert (done["finished"], done["batches"], done["commands"]) == (False, 1, 1)
     assert commands(bus) == 1
     assert run(tmp_path, "audit", "--dsn", empty_dsn).returncode == 0
+
+
+def two_batches(bus: Bus) -> None:
+    for name in ("first", "second"):
+        bus.send(f"{name} member", batch_id=str(bus.batch(name, 1)))
+        bus.settle(bus.claim(f"{name} member"))
+        bus.refresh(name)
+
+
+def test_on_a_terminal_it_shows_how_far_it_is(tmp_path: Path, bus: Bus, empty_dsn: str) -> None:
+    two_batches(bus)
+    master, terminal = pty.openpty()
+    with psycopg.connect(empty_dsn) as other:
+        other.execute("SELECT FROM commandbus.batch WHERE batch_id = %s FOR UPDATE", (bus.ids["second"],))
+        asked = ("prune", "--older-than", "0s", "--json")
+        with begun(tmp_path, empty_dsn, *asked, stderr=terminal, environment={"TERM": "xterm"}) as process:
+            os.close(terminal)
+            read_until(master, "1 commands, 0 processes, 1 batches")
+            other.rollback()
+            out, _ = process.communicate(timeout=60)
+    os.close(master)
+    assert (process.returncode, json.loads(out)["batches"]) == (0, 2)
 
 
 def wait_until_blocked(bus: Bus) -> None:
