@@ -106,7 +106,8 @@ def test_watch_writes_a_line_for_each_change_until_the_end(folder: Path, bus: Bu
     with begun(folder, empty_dsn, "batch", "show", str(batch), "--watch", "--interval", "0.05", "--json") as process:
         assert process.stderr is not None
         assert process.stderr.readline() == "0 of 2: PENDING\n"
-        bus.settle(bus.claim("may 0"))
+        with bus.conn.transaction():  # at once, so that no look falls between
+            bus.settle(bus.claim("may 0"))
         assert process.stderr.readline() == "1 of 2: IN_PROGRESS, 1 completed\n"
         bus.settle(bus.claim("may 1"), "BUSINESS_RULE_FAILED")
         out, errors = process.communicate(timeout=60)
