@@ -40,7 +40,9 @@ class CancelSQL:
     """Whoever holds the live row decides; see the comments of the functions."""
 
     PROCESSES = """
-        SELECT * FROM commandbus.cancel_processes(%(process_ids)s::uuid[], %(request)s::json, %(wait)s)"""
+        SELECT place, process_id, process_type, process_domain, state, batch_id, ordinal, visits, current_step,
+               command_id, epoch, failures, max_attempts
+          FROM commandbus.cancel_processes(%(process_ids)s::uuid[], %(request)s::json, %(wait)s)"""
 
     # What a process is that was not there to be taken.
     STATE = """

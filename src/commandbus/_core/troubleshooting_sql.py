@@ -39,7 +39,12 @@ class Parked:
 class TroubleshootingSQL:
     """Whoever deletes the row decides; the loser finds none."""
 
-    TAKE = "SELECT * FROM commandbus.take_parked(%(command_ids)s, %(until)s)"
+    # Columns are named, here as everywhere: a later version of a function may return more of them.
+    TAKE = """
+        SELECT command_id, domain, command_type, epoch, failures, past_failures, lost_leases, max_attempts,
+               correlation_id, reply_to, process_id, step, compensates, process_type, process_domain, state,
+               process_batch_id, process_ordinal, visits, undo, undone_status
+          FROM commandbus.take_parked(%(command_ids)s, %(until)s)"""
 
     # What commands are that were not there to be taken.
     STATUSES = "SELECT command_id, status FROM commandbus.command_state WHERE command_id = ANY(%(command_ids)s)"
@@ -61,7 +66,10 @@ class TroubleshootingSQL:
                                        %(moved_before)s)"""
 
     # Parked commands as their operators see them, oldest first.
-    SHOW = "SELECT * FROM commandbus.show_parked(%(command_ids)s)"
+    SHOW = """
+        SELECT command_id, domain, command_type, payload, error_code, error_message, attempts, total_attempts,
+               max_attempts, lost_leases, correlation_id, process_id, step, batch_id, created_at, moved_at
+          FROM commandbus.show_parked(%(command_ids)s)"""
 
 
 class TroubleshootingParams:

@@ -1,7 +1,7 @@
 """What a process does next: pure, process and reply in, decision out.
 
 A decision never raises for what the manager's own code raises: that one process becomes FAILED with the error kept,
-and its state stays as it was before the reply, whatever that code did to its own copy.
+and its state is what it was before the method that raised, whatever that did to its own copy.
 """
 
 from collections.abc import Sequence
