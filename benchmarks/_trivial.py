@@ -32,13 +32,15 @@ class ThreeSteps(BaseProcessManager):
         return Step.FIRST
 
     def build_command(self, step: str, state: State) -> ProcessCommand:
-        return ProcessCommand(str(step), {"number": state.number, "done": state.done})
+        return ProcessCommand(step, {"number": state.number, "done": state.done})
 
     def update_state(self, state: State, step: str, response: ProcessResponse) -> None:
         state.done = (response.result or {})["done"]
 
     def get_next_step(self, current_step: str, response: ProcessResponse, state: State) -> Step | None:
-        return {Step.FIRST: Step.SECOND, Step.SECOND: Step.THIRD}.get(Step(current_step))
+        if current_step is Step.FIRST:
+            return Step.SECOND
+        return Step.THIRD if current_step is Step.SECOND else None
 
 
 app = App()

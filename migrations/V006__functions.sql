@@ -141,7 +141,7 @@ BEGIN
           FROM leased l
     )
     SELECT l.seq, l.epoch, l.failures, l.past_failures, l.lost_leases, l.max_attempts,
-           l.lease_until, extract(epoch FROM greatest(v_now, l.queued_at) - l.queued_at)::float8,
+           l.lease_until, date_part('epoch', greatest(v_now, l.queued_at) - l.queued_at),
            l.command_id, l.command_type, c.payload::text, c.correlation_id, c.reply_to,
            c.batch_id, c.ordinal, c.created_at, c.process_id, c.step, c.visit,
            c.compensates, p.process_type, p.status, p.state::text, p.batch_id,

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from datetime import date, time
 from decimal import Decimal
 from enum import Enum
+from functools import lru_cache
 from itertools import chain
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -65,9 +66,14 @@ def load_payload(text: str | bytes) -> Any:
 
 def check_name(value: object, what: str = "domain") -> str:
     """Return `value` if it can name a domain, a command type or the like, else raise InvalidNameError."""
-    if not isinstance(value, str) or _NAME.fullmatch(value) is None:
+    if not isinstance(value, str) or not _is_name(name := str.__str__(value)):
         raise InvalidNameError(what, _short(value))
-    return str.__str__(value)
+    return name
+
+
+@lru_cache(maxsize=1_024)  # an application has few names, and each of its commands has two
+def _is_name(text: str) -> bool:
+    return _NAME.fullmatch(text) is not None
 
 
 def _dump_plain(data: dict[Any, Any]) -> bytes | None:

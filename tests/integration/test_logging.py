@@ -158,7 +158,7 @@ async def test_a_late_outcome_is_told_with_its_ids(bench: Bench, kept: Kept) -> 
             started.set()
             await go_on.wait()
 
-    async with bench.worker(visibility_timeout=60) as worker:
+    async with bench.worker(visibility_timeout=60, concurrency=1) as worker:  # has no room to claim it again
         command_id = await bench.send("Slow")
         await started.wait()
         await bench.skip(61)

@@ -197,6 +197,17 @@ async def test_what_a_handler_completes_in_its_own_transaction_counts_once(bench
     assert found.ran.count == 1
 
 
+async def test_a_worker_that_ends_before_its_first_heartbeat_tells_what_it_did(bench: Bench) -> None:
+    counts = workers.WorkerCounts()
+    async with bench.pool.connection() as conn:
+        worker_id = await workers.register(conn, bench.domain, ["A"], [], 1, counts)
+        counts.add_outcomes([("A", "COMPLETED", 0.1)])
+        await workers.heartbeat(conn, worker_id, counts, stopped=True)
+    await aged(bench)
+    (found,) = (await of(bench)).types
+    assert found.rates.completed > 0
+
+
 async def test_percentiles_of_workers_and_seconds_add_up_to_those_of_all(
     bench: Bench, conn: psycopg.AsyncConnection[Any]
 ) -> None:

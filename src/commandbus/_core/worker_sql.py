@@ -9,7 +9,7 @@ class WorkerSQL:
                                        started_at, heartbeat_at, alive_until)
         VALUES (%(domain)s, %(host)s, %(pid)s, %(command_types)s, %(process_types)s, %(concurrency)s, %(version)s,
                 clock_timestamp(), clock_timestamp(), clock_timestamp() + %(alive_for)s)
-        RETURNING worker_id"""
+        RETURNING worker_id, extract(epoch FROM clock_timestamp())::float8"""
 
     # Stores what was done, each second once, whatever number of times it is sent; tells the time.
     HEARTBEAT = """

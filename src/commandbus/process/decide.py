@@ -159,10 +159,14 @@ def may_decide(manager: Manager, process: Process, response: ProcessResponse) ->
     step_class = getattr(manager, "step_class", None)
     if step_class is None:
         return True
+    members = _members(step_class)
+    is_forward = not process.undo and not needs_history(process, response)
+    if is_forward and process.step in members:
+        return True
     steps = {process.step, *(undo.step for undo in process.undo)} - {""}
     if needs_history(process, response):
         steps |= process.visits.keys()
-    return steps <= _members(step_class).keys()
+    return steps <= members.keys()
 
 
 def _after_success(
@@ -171,12 +175,13 @@ def _after_success(
     text = process.state
     doing = "state_class"
     try:
-        state = _load(manager, process)
+        stored = load_payload(text)
+        state = load_state(manager.state_class, stored)
         doing = "update_state"
         done = _member(manager, process.step)
         updated = manager.update_state(state, done, response)
         state = state if updated is None else updated
-        text = dump_payload(keep_unknown(manager.state_class, load_payload(text), dump_state(state)), what="state")
+        text = dump_payload(keep_unknown(manager.state_class, stored, dump_state(state)), what="state")
         if process.cancel is not None:
             return _undo_with_this(manager, replace(process, state=text), process.cancel, command_id, completed)
         doing = "get_next_step"

@@ -19,9 +19,17 @@ STATISTICS_KEPT = timedelta(hours=1)
 
 
 async def register(
-    conn: Connection, domain: str, command_types: Sequence[str], process_types: Sequence[str], concurrency: int
+    conn: Connection,
+    domain: str,
+    command_types: Sequence[str],
+    process_types: Sequence[str],
+    concurrency: int,
+    counts: WorkerCounts | None = None,
 ) -> int:
-    """Register this process as a worker; returns its id."""
+    """Register this process as a worker; returns its id, and tells `counts` the database's time.
+
+    So even a worker that ends before its first heartbeat can say when it did what.
+    """
     params = {
         "domain": domain,
         "host": socket.gethostname(),
@@ -34,7 +42,11 @@ async def register(
     }
     cursor = await conn.execute(WorkerSQL.REGISTER, params)
     row = await cursor.fetchone()
-    return int(row[0]) if row else 0
+    if row is None:
+        return 0
+    if counts is not None:
+        counts.by_second.stored([], row[1])
+    return int(row[0])
 
 
 async def heartbeat(conn: Connection, worker_id: int, counts: WorkerCounts, *, stopped: bool = False) -> None:

@@ -128,6 +128,7 @@ class Worker:
                 self._registry.command_types(self.domain),
                 [p.process_type for p in self._processes],
                 self._concurrency,
+                self.counts,
             )
         claim_conn.about = settle_conn.about = self._about()
         _log.info(
