@@ -77,12 +77,13 @@ class StepNames:
 class ChaosRule:
     """A behavior for every command that carries one of `names` as its step or its command type.
 
-    `written` is the rule's name where it was written, for messages.
+    `written` is the rule's name where it was written, for messages; `profile` the profile that it is of, if any.
     """
 
     names: tuple[str, ...]
     behavior: CommandBehavior
     written: str
+    profile: str | None = None
 
     @property
     def name(self) -> str:
@@ -97,7 +98,13 @@ class ChaosRules:
         self._by_name = {name: rule for rule in rules for name in rule.names}
 
     @classmethod
-    def from_marker(cls, given: Mapping[str, Any], names: StepNames, where: str = "@pytest.mark.chaos") -> "ChaosRules":
+    def from_marker(
+        cls,
+        given: Mapping[str, Any],
+        names: StepNames,
+        where: str = "@pytest.mark.chaos",
+        profile: str | None = None,
+    ) -> "ChaosRules":
         """Make the rules of one marker or profile: `step={field: value}`. Raises ChaosUsageError."""
         rules: dict[str, ChaosRule] = {}
         for written, value in given.items():
@@ -106,7 +113,7 @@ class ChaosRules:
                 twice = f"{rules[target.name].written!r} and {written!r} are both {target.name}"
                 raise ChaosUsageError(f"{where}: {twice}; keep one of them")
             behavior = behavior_of(value, f"{where}({written}=…)")
-            rules[target.name] = ChaosRule(target.names, behavior, written)
+            rules[target.name] = ChaosRule(target.names, behavior, written, profile)
         return cls(rules.values())
 
     @classmethod

@@ -40,10 +40,9 @@ async def check(runtime: "Runtime") -> None:
 async def _check_rules_matched(runtime: "Runtime") -> None:
     unmatched = await runtime.unmatched_rules()
     if unmatched:
-        names = ", ".join(f"{written}=…" for written in unmatched)
         pytest.fail(
-            f"@pytest.mark.chaos({names}) matched nothing that ran: no worker of this test took such a command. "
-            "Remove it, or let the test run that step",
+            f"@pytest.mark.chaos({', '.join(unmatched)}) matched nothing that ran: no worker of this test took such a "
+            "command. Remove it, or let the test run that step",
             pytrace=False,
         )
 

@@ -56,8 +56,10 @@ def add_sections(item: pytest.Item, report: pytest.TestReport) -> None:
     if not report.failed or not markers.uses_plugin(item):
         return
     config = item.config
+    this = config.stash[run.RUN]
+    profile = "" if this.options.chaos is None else f", chaos profile {this.options.chaos}"
     report.sections.append(
-        (SEED_SECTION, f"seed {config.stash[run.RUN].seed}, run again with:\n{run.rerun_line(config, item.nodeid)}")
+        (SEED_SECTION, f"seed {this.seed}{profile}, run again with:\n{run.rerun_line(config, item.nodeid)}")
     )
     kept = keeping.keep(item)
     if kept is not None:

@@ -146,6 +146,7 @@ class _LoadRun:
                 "test": xdist.without_shard(self._runtime.item.nodeid),
                 "run": self._number,
                 "time": "skipped" if self._runtime.skips_time else "real",
+                **({} if (profile := self._runtime.run.options.chaos) is None else {"chaos_profile": profile}),
                 **judgement(oracle, actual),
             }
             return figures(await self._ledger.measure(connection), seed=self._runtime.seed, environment=environment)

@@ -1,14 +1,17 @@
 """The markers of the plugin: registered, read and checked here."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 import pytest
 
+from .profiles import FIXTURE
+from .run import RUN
+
 DESCRIPTIONS = (
-    'chaos(**steps): what chaos does to a step or command type, such as render={"fail_transient_pct": 30}',
+    'chaos(*profiles, **steps): what chaos does to a step or command type, such as render={"fail_transient_pct": 30}',
     "load(real_time=False): a load test, run with --cb-load[=N]; real_time=True lets waits take their real time",
     "cb_clock: skip time to the next due moment whenever nothing is due (on by default in chaos and load tests)",
     'cb_database(scope="module"): share one database among the tests of a module, a class or the session',
@@ -18,6 +21,7 @@ DATABASE_SCOPES = ("function", "class", "module", "package", "session")
 _FIXTURE_PREFIX = "cb_"
 _NAMES = ("chaos", "load", "cb_clock", "cb_database", "cb_no_audit")
 _ASYNC_BY_MARKER = ("chaos", "load")
+_PROBLEM = pytest.StashKey[pytest.UsageError]()
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,14 @@ class LoadMarker:
     """What `@pytest.mark.load(...)` says."""
 
     real_time: bool = False
+
+
+@dataclass(frozen=True)
+class ChaosMarker:
+    """What one `@pytest.mark.chaos(...)` says: names of profiles, and the behaviors that are laid over theirs."""
+
+    profiles: tuple[str, ...]
+    steps: Mapping[str, Any]
 
 
 def register_markers(config: pytest.Config) -> None:
@@ -65,29 +77,49 @@ def add_asyncio_marker(nodes: object) -> None:
 
 
 def check_markers(items: list[pytest.Item]) -> None:
-    """Check the arguments of every marker at collection. Errors: pytest.UsageError, naming test, marker and mending."""
+    """Check profile and markers of every test at collection. Errors: pytest.UsageError, naming test and mending.
+
+    An xdist worker cannot tell the user at collection: there it is the test itself that will raise the error.
+    """
+    brought = any(map(_brings_profiles, items))
     for item in items:
-        for rules in chaos_markers(item):
-            _check_behaviors(item, rules)
-        load_marker(item)
-        database_scope(item)
-        for name in ("cb_clock", "cb_no_audit"):
-            marker = item.get_closest_marker(name)
-            if marker is not None and (marker.args or marker.kwargs):
-                raise pytest.UsageError(
-                    f"{item.nodeid}: the marker {name} takes no arguments: write @pytest.mark.{name}"
-                )
+        try:
+            _check_run_profile(item, brought)
+            _check_item(item)
+        except pytest.UsageError as error:
+            if not hasattr(item.config, "workerinput"):
+                raise
+            item.stash[_PROBLEM] = error
 
 
-def chaos_markers(item: pytest.Item) -> Iterator[Mapping[str, Any]]:
-    """Yield {name of a step or command type: behavior} of each chaos marker, the farthest marker first."""
+def refuse_wrong_test(item: pytest.Item) -> None:
+    """Raise what was found wrong with a test at collection, if it could not be told there."""
+    problem = item.stash.get(_PROBLEM, None)
+    if problem is not None:
+        raise problem
+
+
+def _check_item(item: pytest.Item) -> None:
+    for marker in chaos_markers(item):
+        _check_profiles(item, marker.profiles, f"{item.nodeid}: @pytest.mark.chaos")
+        _check_behaviors(item, marker.steps)
+    load_marker(item)
+    database_scope(item)
+    for name in ("cb_clock", "cb_no_audit"):
+        bare = item.get_closest_marker(name)
+        if bare is not None and (bare.args or bare.kwargs):
+            raise pytest.UsageError(f"{item.nodeid}: the marker {name} takes no arguments: write @pytest.mark.{name}")
+
+
+def chaos_markers(item: pytest.Item) -> Iterator[ChaosMarker]:
+    """Yield what each chaos marker says, the farthest marker first."""
     for marker in reversed(list(item.iter_markers("chaos"))):
-        if marker.args or not marker.kwargs:
+        if not all(isinstance(name, str) for name in marker.args) or not (marker.args or marker.kwargs):
             raise pytest.UsageError(
-                f"{item.nodeid}: @pytest.mark.chaos takes steps by keyword, and at least one: "
-                'write @pytest.mark.chaos(render={"fail_transient_pct": 30})'
+                f"{item.nodeid}: @pytest.mark.chaos takes steps by keyword, and at least one, or names of profiles: "
+                'write @pytest.mark.chaos(render={"fail_transient_pct": 30}), or @pytest.mark.chaos("flaky-render")'
             )
-        yield marker.kwargs
+        yield ChaosMarker(marker.args, marker.kwargs)
 
 
 def load_marker(item: pytest.Item) -> LoadMarker | None:
@@ -124,7 +156,29 @@ def clock_is_skipped(item: pytest.Item) -> bool:
     load = load_marker(item)
     if load is not None and load.real_time:
         return False
+    if item.config.stash[RUN].options.chaos is not None:
+        return True
     return any(item.get_closest_marker(name) is not None for name in ("chaos", "load", "cb_clock"))
+
+
+def _check_profiles(item: pytest.Item, names: Iterable[str], who: str) -> None:
+    """Check the profiles of these names now, but for those that a fixture of the test may bring."""
+    profiles = item.config.stash[RUN].profiles
+    for name in names:
+        if profiles.has(name) or not _brings_profiles(item):
+            profiles.get(name, who).behaviors()
+
+
+def _check_run_profile(item: pytest.Item, brought: bool) -> None:
+    """Refuse an unknown profile of --cb-chaos, unless fixtures of tests may bring it: they are asked later."""
+    run = item.config.stash[RUN]
+    if run.options.chaos is not None and not brought and uses_plugin(item):
+        run.profiles.get(run.options.chaos, "--cb-chaos")
+
+
+def _brings_profiles(item: pytest.Item) -> bool:
+    definitions = item.session._fixturemanager.getfixturedefs(FIXTURE, item)
+    return definitions is not None and len(definitions) > 1  # the plugin's own is one
 
 
 def _check_behaviors(item: pytest.Item, rules: Mapping[str, Any]) -> None:

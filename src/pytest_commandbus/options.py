@@ -19,7 +19,8 @@ class Options:
 
     postgres: "embedded", "container" or the DSN of a server. seed: None when not given (then one is drawn).
     load: processes of a load test, None when load tests are not enabled. reports: files to write the load report to.
-    app: "package.module:attribute" or "". migrations: folders of the users' own migrations.
+    app: "package.module:attribute" or "". migrations: folders of the users' own migrations. chaos: the profile over
+    the whole run, None without one.
     """
 
     postgres: str
@@ -30,6 +31,7 @@ class Options:
     keep: bool
     app: str
     migrations: tuple[Path, ...]
+    chaos: str | None = None
 
     @property
     def is_dsn(self) -> bool:
@@ -55,6 +57,11 @@ def add_options(parser: pytest.Parser) -> None:
         type=_whole_number("--cb-seed", 0, SEED_MAXIMUM),
         metavar="N",
         help="seed of every chaos roll: the same seed, the same outcomes (drawn when not given; failed tests show it)",
+    )
+    group.addoption(
+        "--cb-chaos",
+        metavar="PROFILE",
+        help="put a chaos profile over the whole run: a table [tool.commandbus.chaos.PROFILE] of pyproject.toml",
     )
     group.addoption(
         "--cb-load",
@@ -102,6 +109,7 @@ def read_options(config: pytest.Config) -> Options:
         keep=config.getoption("--cb-keep"),
         app=config.getini("cb_app"),
         migrations=tuple(config.getini("cb_migrations")),
+        chaos=config.getoption("--cb-chaos"),
     )
 
 

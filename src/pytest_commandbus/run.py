@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from .options import Options, read_options
+from .profiles import Profiles, pyproject_of
 
 if TYPE_CHECKING:
     from .database import Databases
@@ -23,13 +24,15 @@ if TYPE_CHECKING:
 RUN = pytest.StashKey["Run"]()
 _WORKERINPUT = "cb_run"
 _DRAWN_SEEDS = 2**32
+_SAID_AT_THE_END = ("--cb-seed", "--cb-chaos")  # of the line that runs again
 
 
 class Run:
     """One pytest run, in this process: the controller's, an xdist worker's, or the only one.
 
     seed: of every roll. run_id: the same in all processes of the run. worker_id: "gw0" and so on, "" without xdist.
-    rerun: the command that runs again, without tests and seed; directory: where it was given.
+    rerun: the command that runs again, without tests, seed and profile; directory: where it was given. profiles: of
+    chaos, in the run's pyproject.toml.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class Run:
         run_id: str,
         rerun: str,
         directory: Path,
+        profiles: Profiles,
         worker_id: str = "",
         desk: Mapping[str, str] | None = None,
     ) -> None:
@@ -48,6 +52,7 @@ class Run:
         self.run_id = run_id
         self.rerun = rerun
         self.directory = directory
+        self.profiles = profiles
         self.worker_id = worker_id
         self._desk_address = desk
         self._desk: ServerDesk | None = None
@@ -147,8 +152,11 @@ class Run:
 def start_run(config: pytest.Config) -> None:
     """Make the Run of this process and keep it on the config."""
     options = read_options(config)
+    profiles = Profiles(pyproject_of(config))
     given: Mapping[str, Any] | None = getattr(config, "workerinput", {}).get(_WORKERINPUT)
     if given is None:
+        if options.chaos is not None and profiles.has(options.chaos):
+            profiles.get(options.chaos, "--cb-chaos").behaviors()
         seed = secrets.randbelow(_DRAWN_SEEDS) if options.seed is None else options.seed
         config.stash[RUN] = Run(
             options,
@@ -156,6 +164,7 @@ def start_run(config: pytest.Config) -> None:
             run_id=secrets.token_hex(4),
             rerun=_rerun(config),
             directory=config.invocation_params.dir,
+            profiles=profiles,
         )
     else:
         config.stash[RUN] = Run(
@@ -164,6 +173,7 @@ def start_run(config: pytest.Config) -> None:
             run_id=given["run_id"],
             rerun=given["rerun"],
             directory=Path(given["directory"]),
+            profiles=profiles,
             worker_id=os.environ.get("PYTEST_XDIST_WORKER", ""),
             desk=given["desk"],
         )
@@ -183,11 +193,12 @@ def end_run(config: pytest.Config) -> None:
 
 
 def rerun_line(config: pytest.Config, nodeid: str) -> str:
-    """Return the shell line that runs one test again with the same seed, from where pytest was started."""
+    """Return the shell line that runs one test again, by the same seed and profile, from where pytest was started."""
     run = config.stash[RUN]
     path, separator, rest = nodeid.partition("::")
     where = os.path.relpath(config.rootpath / path, run.directory)
-    return f"{run.rerun} {shlex.quote(where + separator + rest)} --cb-seed={run.seed}"
+    profile = "" if run.options.chaos is None else f" --cb-chaos={shlex.quote(run.options.chaos)}"
+    return f"{run.rerun} {shlex.quote(where + separator + rest)} --cb-seed={run.seed}{profile}"
 
 
 def _rerun(config: pytest.Config) -> str:
@@ -199,8 +210,9 @@ def _rerun(config: pytest.Config) -> str:
             arguments.reverse()
     kept, skip = [], False
     for argument in arguments:
-        if not skip and argument != "--cb-seed" and not argument.startswith("--cb-seed="):
+        named = argument.partition("=")[0] in _SAID_AT_THE_END
+        if not skip and not named:
             kept.append(shlex.quote(argument))
-        skip = argument == "--cb-seed"
+        skip = not skip and argument in _SAID_AT_THE_END
     started_as_module = Path(sys.argv[0]).name == "__main__.py"
     return " ".join(["python -m pytest" if started_as_module else "pytest", *kept])

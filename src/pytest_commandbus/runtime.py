@@ -56,14 +56,16 @@ class Runtime:
         self.clock: Clock = Clock(self.pool)
         self._numbers = itertools.count(1)
         self._portal: Portal | None = None
+        self._profiles = self.run.profiles
         self._rules: ChaosRules | None = None
         self._rules_stored = False
         self._managers: tuple[BaseProcessManager, ...] | None = None
         self._stack = AsyncExitStack()
 
-    def set_app(self, app: object) -> None:
-        """Take what the fixture cb_app returned. Errors: pytest.UsageError for no App, or a rule that does not fit."""
+    def set_app(self, app: object, profiles: object) -> None:
+        """Take what the fixtures cb_app and cb_chaos_profiles returned, which must fit. Errors: pytest.UsageError."""
         self.app = check_app(app, "what the fixture cb_app returns")
+        self._profiles = self.run.profiles.with_fixture(profiles)
         _ = self.rules
 
     def troubleshooting_queue(self) -> "TroubleshootingQueue":
@@ -116,27 +118,21 @@ class Runtime:
 
     @property
     def rules(self) -> "ChaosRules":
-        """The chaos rules of the test, by the markers on it, its class and its module. Errors: pytest.UsageError."""
+        """The chaos rules of the test, by the run's profile and its markers. Errors: pytest.UsageError."""
         if self._rules is None:
             self._rules = self._read_rules()
         return self._rules
 
     def _read_rules(self) -> "ChaosRules":
-        from .chaos import ChaosUsageError
-        from .chaos_rules import ChaosRules, StepNames
+        from . import layers
+        from .chaos_rules import ChaosRules
 
         given = list(markers.chaos_markers(self.item))
-        rules = ChaosRules()
-        if not given:
-            return rules
+        profile = self.run.options.chaos
+        if not given and (profile is None or self.app is None):
+            return ChaosRules()
         app = self.require_app("@pytest.mark.chaos")
-        names = StepNames.of(self.managers, [handler.command_type for handler in app.registry])
-        try:
-            for marker in given:
-                rules = ChaosRules.merge(rules, ChaosRules.from_marker(marker, names, "@pytest.mark.chaos"))
-        except ChaosUsageError as error:
-            raise pytest.UsageError(str(error)) from None
-        return rules
+        return layers.merge(profile, given, self._profiles, layers.names_of(app, self.managers))
 
     async def store_rules(self) -> None:
         """Put the seed and the rules of the test into its database, once, where all workers find them."""
@@ -157,13 +153,15 @@ class Runtime:
         self._rules_stored = True
 
     async def unmatched_rules(self) -> list[str]:
-        """Return the chaos rules, as written, that were for nothing that ran."""
+        """Return what the test's markers say, as written, that was for nothing that ran."""
         if not self.rules:
             return []
+        from . import layers
         from .behavior import BehaviorRepository
 
         await self.store_rules()
-        return await BehaviorRepository(self.pool).unmatched()
+        unmatched = await BehaviorRepository(self.pool).unmatched()
+        return layers.idle(self.rules, markers.chaos_markers(self.item), unmatched)
 
     def predict(
         self,

@@ -1,0 +1,388 @@
+"""Chaos profiles: from pyproject.toml and the fixture, by marker and over the whole run, and how misuse is told."""
+
+import json
+import textwrap
+
+import pytest
+
+from .conftest import Suite
+
+INI = '[tool.pytest.ini_options]\npythonpath = ["."]\n'
+BROKEN = "[tool.commandbus.chaos.broken-payment]\npay = { fail_permanent_pct = 100 }\n"
+ROUGH = """
+    [tool.commandbus.chaos.rough]
+    reserve_stock = { fail_transient_pct = 30, timeout_pct = 10 }
+    ship = { fail_business_rule_pct = 30 }
+
+    [tool.commandbus.chaos.rough.TakePayment]
+    fail_permanent_pct = 20
+"""
+EMPTY_TEST = "async def test_it(cb_process_batch):\n    pass\n"
+
+
+def with_profiles(suite: Suite, text: str) -> None:
+    suite.pytester.makepyprojecttoml(INI + textwrap.dedent(text))
+
+
+def test_a_marker_names_a_profile(suite: Suite):
+    with_profiles(suite, BROKEN)
+    suite.write(
+        """
+        @pytest.mark.chaos("broken-payment")
+        async def test_it(cb_process_batch):
+            batch = await cb_process_batch(OrderProcess, count=5)
+            assert (await batch.wait()).in_troubleshooting_count == 5
+            assert await batch.observed() == batch.predict()
+
+        @pytest.mark.chaos("broken-payment")
+        def test_plain(cb_process_batch):
+            assert cb_process_batch(OrderProcess, count=5).wait().in_troubleshooting_count == 5
+        """
+    )
+    suite.run().assert_outcomes(passed=2)
+
+
+@pytest.mark.parametrize("distribution", [(), ("-n2",)], ids=["in-process", "-n2"])
+def test_an_option_puts_a_profile_over_the_run_as_the_oracle_foretells(suite: Suite, distribution: tuple[str, ...]):
+    with_profiles(suite, ROUGH)
+    suite.write(
+        """
+        import json, pathlib
+
+        @pytest.mark.parametrize("number", range(3))
+        async def test_it(cb_process_batch, number):
+            foretold = cb_process_batch.predict(OrderProcess, count=40)
+            batch = await cb_process_batch(OrderProcess, count=40)
+            await batch.wait()
+            assert await batch.observed() == batch.predict() == foretold
+            seen = [[p.ordinal, p.outcome, p.failing_step, dict(p.failures)] for p in foretold.processes]
+            pathlib.Path(f"seen-{number}.json").write_text(json.dumps(seen))
+
+        async def test_without_an_app(cb_bus, cb_clock):
+            await cb_bus.create_process_batch("orders", 0)
+        """
+    )
+    run = suite.run_process if distribution else suite.run
+    run("--cb-chaos=rough", "--cb-seed=42", *distribution).assert_outcomes(passed=4)
+    seen = [json.loads((suite.pytester.path / f"seen-{number}.json").read_text()) for number in range(3)]
+    assert seen[0] == seen[1] == seen[2]
+    ends = [(status, step) for _, status, step, _ in seen[0]]
+    assert {step for _, step in ends} == {None, "ReserveStock", "TakePayment", "ShipParcel"}
+    assert (sum(len(f) for *_, f in seen[0]), ends.count(("COMPLETED", None))) == (37, 14)
+
+
+def test_worker_processes_obey_the_profile_of_the_run(suite: Suite):
+    with_profiles(suite, ROUGH)
+    suite.write(
+        """
+        async def test_it(cb_process_batch, cb_clock):
+            batch = await cb_process_batch(OrderProcess, count=40, processes=True)
+            await batch.wait()
+            assert await batch.observed() == batch.predict()
+            assert len(batch.predict().outcomes) == 3
+            assert cb_clock.skipped > 1
+        """
+    )
+    suite.run("--cb-chaos=rough", "--cb-seed=42").assert_outcomes(passed=1)
+
+
+def test_run_module_class_and_function_merge_and_the_nearest_wins_by_step(suite: Suite):
+    with_profiles(
+        suite,
+        BROKEN
+        + """
+        [tool.commandbus.chaos.run]
+        reserve = { fail_permanent_pct = 100 }
+        TAKE_PAYMENT = { fail_permanent_pct = 100 }
+        return_stock = { fail_transient_times = 1 }
+        [tool.commandbus.chaos.module]
+        RESERVE = { fail_transient_times = 2 }
+        ship = { fail_permanent_pct = 100 }
+        [tool.commandbus.chaos.class]
+        shipparcel = { fail_business_rule_pct = 100 }
+        """,
+    )
+    suite.write(
+        """
+        pytestmark = pytest.mark.chaos("module")
+
+        @pytest.mark.chaos("broken-payment", "class")
+        class TestOrders:
+            @pytest.mark.chaos(pay={"fail_transient_times": 1})
+            async def test_near(self, cb_process_batch):
+                batch = await cb_process_batch(OrderProcess, count=2)
+                await batch.complete()
+                first = (await batch.observed()).processes[0]
+                assert (first.outcome, first.failing_step) == ("CANCELED", "ShipParcel")
+                assert first.failures == {"ReserveStock": 2, "TakePayment": 1, "ShipParcel": 1, "ReturnStock": 1}
+                assert await batch.observed() == batch.predict()
+
+            @pytest.mark.chaos("broken-payment", pay={"error_code": "NEAREST", "fail_business_rule_pct": 100})
+            async def test_own_steps_lie_over_the_profiles_of_the_same_marker(self, cb_process_batch):
+                batch = await cb_process_batch(OrderProcess)
+                await batch.complete()
+                assert (await batch.processes())[0].error_code == "NEAREST"
+                pytest.skip("ship cannot run here")
+        """
+    )
+    suite.run("--cb-chaos=run").assert_outcomes(passed=1, skipped=1)
+
+
+def test_a_fixture_brings_profiles_and_replaces_those_of_the_same_name(suite: Suite):
+    with_profiles(suite, BROKEN + ROUGH)
+    suite.write(
+        """
+        @pytest.fixture
+        def cb_chaos_profiles():
+            return {"rough": {"ship": {"fail_permanent_pct": 100}}, "late": {"ship": {"timeout_pct": 100}}}
+
+        @pytest.mark.parametrize("code, step", [
+            pytest.param("CHAOS_PERMANENT", "ShipParcel", marks=pytest.mark.chaos("rough")),
+            pytest.param("TIMEOUT", "ShipParcel", marks=pytest.mark.chaos("late")),
+            pytest.param("CHAOS_PERMANENT", "TakePayment", marks=pytest.mark.chaos("broken-payment")),
+        ])
+        async def test_it(cb_process_batch, code, step):
+            batch = await cb_process_batch(OrderProcess)
+            await batch.wait()
+            (process,) = await batch.processes()
+            last = (await batch.timeline(process.process_id))[-1]
+            assert (last.event, last.code, last.step) == ("MOVED_TO_TSQ", code, step)
+        """
+    )
+    suite.run().assert_outcomes(passed=3)
+
+
+def test_the_next_step_sees_response_data(suite: Suite):
+    with_profiles(suite, "[tool.commandbus.chaos.other-money]\npay = { response_data = { paid = 7, in = 'EUR' } }\n")
+    suite.write(
+        """
+        from dataclasses import dataclass, field
+        from commandbus import App
+        from commandbus.process import ProcessCommand
+        from shop import OrderState
+
+        @dataclass
+        class PaidState(OrderState):
+            paid: dict = field(default_factory=dict)
+
+        class PaidProcess(OrderProcess):
+            state_class = PaidState
+
+            def update_state(self, state, step, response):
+                if step == "TakePayment":
+                    state.paid = dict(response.result)
+
+            def build_command(self, step, state):
+                return ProcessCommand(str(step), {"order": state.order, "slow": 0, "paid": state.paid})
+
+        @pytest.fixture
+        def cb_app():
+            made = App()
+            made.add_process(PaidProcess)
+            for known in app.registry:
+                if known.command_type != "ShipParcel":
+                    made.registry.add(known.domain, known.command_type, known.function)
+
+            @made.handler("orders", "ShipParcel")
+            async def ship(command, context):
+                shipped.append(command.data["paid"])
+
+            return made
+
+        shipped = []
+
+        async def test_it(cb_process_batch):
+            batch = await cb_process_batch(PaidProcess, initial_data={"order": 3})
+            await batch.complete()
+            assert shipped == [{"paid": 7, "in": "EUR"}]
+
+        async def test_it_undone(cb_process_batch):
+            shipped.clear()
+        """
+    )
+    suite.run("--cb-chaos=other-money").assert_outcomes(passed=2)
+
+
+@pytest.mark.parametrize("distribution", [(), ("-n2",)], ids=["alone", "-n2"])
+@pytest.mark.parametrize("given", [("--cb-chaos=rough",), ("--cb-chaos", "rough")], ids=["one word", "two words"])
+def test_the_line_that_runs_a_failure_again_names_the_profile(
+    suite: Suite, distribution: tuple[str, ...], given: tuple[str, ...]
+):
+    with_profiles(suite, ROUGH)
+    suite.write(
+        """
+        async def test_it(cb_process_batch):
+            batch = await cb_process_batch(OrderProcess, count=9)
+            await batch.wait()
+            print("ENDED", [(p.outcome.value, p.failing_step) for p in (await batch.observed()).processes])
+            assert (await batch.observed()).retries == -1
+        """
+    )
+    first = suite.run_process(*given, *distribution)
+    first.assert_outcomes(failed=1)
+    first.stdout.fnmatch_lines(["seed *, chaos profile rough, run again with:"])
+    (line,) = [line for line in first.outlines if line.startswith("python -m pytest ")]
+    assert line.count("cb-chaos") == 1
+    assert line.endswith(" --cb-chaos=rough")
+    second = suite.shell(line)
+    second.assert_outcomes(failed=1)
+    ended = [[line for line in result.outlines if line.startswith("ENDED")] for result in (first, second)]
+    assert ended[0] == ended[1]
+    assert len(ended[0]) == 1
+
+
+def test_a_profile_from_the_configuration_stands_in_the_line_too(suite: Suite, monkeypatch: pytest.MonkeyPatch):
+    with_profiles(suite, BROKEN)
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--cb-chaos=broken-payment")
+    suite.write("def test_it(cb_database):\n    assert 0\n")
+    suite.run("--cb-seed=3").stdout.fnmatch_lines(["*test_it.py::test_it --cb-seed=3 --cb-chaos=broken-payment"])
+
+
+def test_a_profile_of_a_marker_fails_a_test_in_which_no_step_of_it_ran(suite: Suite):
+    with_profiles(suite, BROKEN + "[tool.commandbus.chaos.mail]\nsendmail = { fail_transient_times = 1 }\n")
+    suite.write(
+        """
+        @pytest.mark.chaos("mail", "broken-payment")
+        async def test_in_vain(cb_process_batch):
+            await (await cb_process_batch(OrderProcess)).wait()
+
+        async def test_over_the_run(cb_process_batch):
+            await (await cb_process_batch(OrderProcess)).complete()
+        """
+    )
+    result = suite.run("--cb-chaos=mail")
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines(['*@pytest.mark.chaos("mail") matched nothing that ran*'])
+
+
+@pytest.mark.parametrize("where", ["option", "marker"])
+@pytest.mark.parametrize(
+    ("profiles", "message"),
+    [
+        (ROUGH, "*no chaos profile is called 'flaky'; known are rough. Declare it as a table*chaos.flaky] in *.toml*"),
+        ("[tool.commandbus.chaos.flaki]\npay = {}", "*did you mean 'flaki'? known are flaki.*"),
+        ("", "*'flaky'; none is declared. Declare it as a table [[]tool.commandbus.chaos.flaky] in *.toml*"),
+        (
+            "[tool.commandbus.chaos.flaky]\npay = { fail_permanent_pct = 101 }",
+            "*pyproject.toml, [[]tool.commandbus.chaos.flaky], pay: fail_permanent_pct=101 is no percentage from 0 *",
+        ),
+        (
+            "[tool.commandbus.chaos.flaky.pay]\nfail_pct = 1",
+            "*pyproject.toml, [[]tool.commandbus.chaos.flaky], pay: unknown field 'fail_pct'; the fields are fail_per*",
+        ),
+        ("[tool.commandbus.chaos.flaky]", "*chaos.flaky]: a chaos profile has a behavior*it names no step: write *"),
+        ("[tool.commandbus.chaos]\nflaky = 30", "*chaos.flaky]: a chaos profile has a behavior *it is 30: write *"),
+        ("[tool.commandbus.chaos.flaky]\npay = 30", "*chaos.flaky], pay: a behavior is a dict of *; 30 is none"),
+        ("[tool.commandbus]\nchaos = 'flaky'", "*pyproject.toml: tool.commandbus.chaos is 'flaky', not a table: *"),
+    ],
+)
+def test_a_wrong_profile_is_a_usage_error_at_collection(suite: Suite, where: str, profiles: str, message: str):
+    with_profiles(suite, profiles)
+    suite.write(('@pytest.mark.chaos("flaky")\n' if where == "marker" else "") + EMPTY_TEST)
+    result = suite.run(*(["--cb-chaos=flaky"] if where == "option" else []))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    asked = "--cb-chaos: " if where == "option" else "test_it.py::test_it: @pytest.mark.chaos: "
+    result.stderr.fnmatch_lines([f"ERROR: {asked}{message}" if "'flaky';" in message else message])
+
+
+def test_an_unknown_profile_is_told_by_xdist_workers_too(suite: Suite):
+    with_profiles(suite, ROUGH)
+    suite.write(EMPTY_TEST + "\ndef test_without_the_bus():\n    pass\n")
+    result = suite.run_process("--cb-chaos=rouhg", "-n2")
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*--cb-chaos: no chaos profile is called 'rouhg'; did you mean 'rough'? known are *"])
+
+
+def test_xdist_workers_tell_a_wrong_marker_at_its_test(suite: Suite):
+    with_profiles(suite, "[tool.commandbus.chaos.flaky]\npay = { timeout_pct = 101 }\n")
+    suite.write(
+        """
+        @pytest.mark.chaos("flaky")
+        async def test_profile(cb_process_batch):
+            pass
+
+        @pytest.mark.cb_database(scope="world")
+        async def test_scope(cb_bus):
+            pass
+
+        async def test_right(cb_bus):
+            pass
+        """
+    )
+    result = suite.run_process("-n2")
+    result.assert_outcomes(passed=1, errors=2)
+    result.stdout.fnmatch_lines(["*chaos.flaky], pay: timeout_pct=101 is no percentage from 0 to 100"])
+    result.stdout.fnmatch_lines(["*cb_database takes scope=, one of function, class, *"])
+
+
+def test_a_wrong_profile_over_the_run_stops_an_xdist_run_at_once(suite: Suite):
+    with_profiles(suite, "[tool.commandbus.chaos.flaky]\npay = { timeout_pct = 101 }\n")
+    suite.write(EMPTY_TEST)
+    result = suite.run_process("--cb-chaos=flaky", "-n2")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*chaos.flaky], pay: timeout_pct=101 is no percentage from 0 to 100"])
+
+
+@pytest.mark.parametrize(
+    ("profile", "message"),
+    [
+        (
+            "bill = { timeout_pct = 1 }",
+            "*pyproject.toml, [[]*chaos.flaky]: no step or command type is called 'bill'; *",
+        ),
+        (
+            "stock = { timeout_pct = 1 }",
+            "*chaos.flaky]: 'stock' is ambiguous: it is part of ReserveStock, ReturnStock*",
+        ),
+        (
+            "pay = {}\nTakePayment = {}",
+            "*chaos.flaky]: 'pay' and 'TakePayment' are both TakePayment; keep one of them*",
+        ),
+    ],
+)
+@pytest.mark.parametrize("option", [True, False], ids=["option", "marker"])
+def test_a_profile_that_does_not_fit_the_app_says_what_would(suite: Suite, profile: str, message: str, option: bool):
+    with_profiles(suite, "[tool.commandbus.chaos.flaky]\n" + profile)
+    suite.write(("" if option else '@pytest.mark.chaos("flaky")\n') + EMPTY_TEST)
+    result = suite.run(*(["--cb-chaos=flaky"] if option else []))
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines([message])
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ("[]", "*the fixture cb_chaos_profiles returns list: let it return a dict of profiles, such as *"),
+        ('{"x": {}}', "*the fixture cb_chaos_profiles, profile 'x': *it names no step: write *"),
+        (
+            '{"flaky": {"pay": {"timeout_pct": 101}}}',
+            "*fixture cb_chaos_profiles, profile 'flaky', pay: timeout_pct=101*",
+        ),
+        ('{"flacky": {"pay": {}}}', "*@pytest.mark.chaos: no chaos profile is called 'flaky'; did you mean 'flacky'?*"),
+    ],
+)
+def test_a_wrong_fixture_is_told(suite: Suite, returned: str, message: str):
+    suite.write(
+        f"""
+        @pytest.fixture
+        def cb_chaos_profiles():
+            return {returned}
+
+        @pytest.mark.chaos("flaky")
+        async def test_it(cb_process_batch):
+            pass
+        """
+    )
+    result = suite.run()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines([message])
+
+
+def test_a_file_that_cannot_be_read_is_told_only_where_profiles_are_used(suite: Suite):
+    suite.pytester.makefile(".ini", pytest="[pytest]\npythonpath = .\n")
+    (suite.pytester.path / "pyproject.toml").write_text("[tool.commandbus.chaos.x\n")
+    suite.write(EMPTY_TEST)
+    suite.run("-c", "pytest.ini").assert_outcomes(passed=1)
+    result = suite.run("-c", "pytest.ini", "--cb-chaos=x")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: *pyproject.toml: the chaos profiles in it cannot be read: * line 1*"])
