@@ -86,6 +86,21 @@ def test_worker_processes_obey_the_profile_of_the_run(suite: Suite):
     suite.run("--cb-chaos=rough", "--cb-seed=42").assert_outcomes(passed=1)
 
 
+def test_the_shards_of_a_load_test_obey_the_profile_of_the_run(suite: Suite):
+    with_profiles(suite, ROUGH)
+    suite.write(
+        """
+        @pytest.mark.load
+        async def test_it(cb_load):
+            result = await cb_load(OrderProcess, processes=False)
+            assert result.mismatches == []
+            assert len(result.outcomes) == 3
+            assert result.environment["chaos_profile"] == "rough"
+        """
+    )
+    suite.run_process("--cb-chaos=rough", "--cb-seed=42", "--cb-load=60", "-n2").assert_outcomes(passed=2)
+
+
 def test_run_module_class_and_function_merge_and_the_nearest_wins_by_step(suite: Suite):
     with_profiles(
         suite,

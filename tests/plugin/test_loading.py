@@ -13,7 +13,17 @@ async def test_it(cb_process_batch):
     assert stats.in_troubleshooting_count == 5
 """
 FIXTURES = [
-    *("cb_postgres", "cb_database", "cb_pool", "cb_app", "cb_bus", "cb_tsq", "cb_clock", "cb_audit"),
+    *(
+        "cb_postgres",
+        "cb_database",
+        "cb_pool",
+        "cb_app",
+        "cb_bus",
+        "cb_chaos_profiles",
+        "cb_tsq",
+        "cb_clock",
+        "cb_audit",
+    ),
     *("cb_worker_pool", "cb_process_batch", "cb_command_batch", "cb_load"),
 ]
 
@@ -102,7 +112,9 @@ def test_every_option_begins_with_cb(pytestconfig: pytest.Config, suite: Suite):
     start = next(n for n, line in enumerate(lines) if line.startswith("commandbus:"))
     own = lines[start + 1 : lines.index("", start + 1)]
     options = [line.split()[0].split("=")[0].split("[")[0] for line in own if line.startswith("  --")]
-    assert {"--cb-postgres", "--cb-seed", "--cb-load", "--cb-keep", "--cb-report", "--cb-durable"} <= set(options)
+    assert {"--cb-postgres", "--cb-seed", "--cb-chaos", "--cb-load", "--cb-keep", "--cb-report", "--cb-durable"} <= set(
+        options
+    )
     assert all(option.startswith("--cb-") for option in options)
 
 
