@@ -81,10 +81,12 @@ def check_markers(items: list[pytest.Item]) -> None:
 
     An xdist worker cannot tell the user at collection: there it is the test itself that will raise the error.
     """
-    brought = any(map(_brings_profiles, items))
+    asked = bool(items) and items[0].config.stash[RUN].options.chaos is not None
+    unbrought = asked and not any(map(_brings_profiles, items))
     for item in items:
         try:
-            _check_run_profile(item, brought)
+            if unbrought:
+                _check_run_profile(item)
             _check_item(item)
         except pytest.UsageError as error:
             if not hasattr(item.config, "workerinput"):
@@ -169,10 +171,10 @@ def _check_profiles(item: pytest.Item, names: Iterable[str], who: str) -> None:
             profiles.get(name, who).behaviors()
 
 
-def _check_run_profile(item: pytest.Item, brought: bool) -> None:
-    """Refuse an unknown profile of --cb-chaos, unless fixtures of tests may bring it: they are asked later."""
+def _check_run_profile(item: pytest.Item) -> None:
+    """Refuse an unknown profile of --cb-chaos, which no fixture of a test can bring."""
     run = item.config.stash[RUN]
-    if run.options.chaos is not None and not brought and uses_plugin(item):
+    if run.options.chaos is not None and uses_plugin(item):
         run.profiles.get(run.options.chaos, "--cb-chaos")
 
 

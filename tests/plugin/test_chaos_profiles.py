@@ -254,9 +254,16 @@ def test_a_profile_from_the_configuration_stands_in_the_line_too(suite: Suite, m
 
 
 def test_a_profile_of_a_marker_fails_a_test_in_which_no_step_of_it_ran(suite: Suite):
-    with_profiles(suite, BROKEN + "[tool.commandbus.chaos.mail]\nsendmail = { fail_transient_times = 1 }\n")
+    with_profiles(
+        suite,
+        BROKEN + "[tool.commandbus.chaos.mail]\nsendmail = {}\n[tool.commandbus.chaos.two]\nsendmail = {}\nship = {}\n",
+    )
     suite.write(
         """
+        @pytest.mark.chaos("two")
+        async def test_partly(cb_process_batch):
+            await (await cb_process_batch(OrderProcess)).complete()
+
         @pytest.mark.chaos("mail", "broken-payment")
         async def test_in_vain(cb_process_batch):
             await (await cb_process_batch(OrderProcess)).wait()
@@ -266,7 +273,7 @@ def test_a_profile_of_a_marker_fails_a_test_in_which_no_step_of_it_ran(suite: Su
         """
     )
     result = suite.run("--cb-chaos=mail")
-    result.assert_outcomes(failed=1, passed=1)
+    result.assert_outcomes(failed=1, passed=2)
     result.stdout.fnmatch_lines(['*@pytest.mark.chaos("mail") matched nothing that ran*'])
 
 
@@ -391,6 +398,24 @@ def test_a_wrong_fixture_is_told(suite: Suite, returned: str, message: str):
     result = suite.run()
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines([message])
+
+
+def test_a_fixture_brings_the_profile_of_the_run(suite: Suite):
+    suite.write(
+        """
+        @pytest.fixture(scope="session")
+        def cb_chaos_profiles():
+            return {"lost": {"ship": {"fail_permanent_pct": 100}}}
+
+        async def test_it(cb_process_batch):
+            batch = await cb_process_batch(OrderProcess, count=3)
+            assert (await batch.wait()).in_troubleshooting_count == 3
+        """
+    )
+    suite.run("--cb-chaos=lost").assert_outcomes(passed=1)
+    result = suite.run("--cb-chaos=lots")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*--cb-chaos: no chaos profile is called 'lots'; did you mean 'lost'?*"])
 
 
 def test_a_file_that_cannot_be_read_is_told_only_where_profiles_are_used(suite: Suite):
