@@ -129,6 +129,7 @@ def _flat_table(*, large: int) -> float:
         [f"claim: backlog {large:,} / 10,000", _spread(found["backlog"], 2)],
         [f"claim: beside {large // 10:,} waiting and parked / without", _spread(found["aside"], 2)],
         ["recount of a batch of 100,000 processes, half done, ms", _spread(refreshed, 1)],
+        ["the oracle's prediction of 10,000 processes under chaos, s", _spread(flat.oracle_seconds(), 2)],
     ]
     _table("flat", ("what", "median (least to most)"), rows)
     return flat.median_of(found["backlog"])

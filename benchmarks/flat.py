@@ -10,7 +10,10 @@ from typing import Any, LiteralString
 
 import psycopg
 
+from benchmarks._trivial import Step, ThreeSteps
 from commandbus import migrate
+from pytest_commandbus.chaos_rules import ChaosRules, StepNames
+from pytest_commandbus.oracle import predict
 from pytest_commandbus.postgres.server import EmbeddedPostgres
 
 Connection = psycopg.Connection[Any]
@@ -76,6 +79,16 @@ def refresh_ms(count: int, repetitions: int = 9) -> list[float]:
             conn.execute("VACUUM ANALYZE")
             batch_id = row[0] if row else None
             return [1e3 * _seconds(lambda: conn.execute(_REFRESH, {"batch_id": batch_id})) for _ in range(repetitions)]
+
+
+def oracle_seconds(count: int = 10_000, repetitions: int = 5) -> list[float]:
+    """Seconds in which the oracle predicts so many three-step processes under chaos."""
+    behavior = {"fail_transient_pct": 10, "max_duration_ms": 50}
+    chaos = ChaosRules.from_marker({step.value: behavior for step in Step}, StepNames([Step]))
+    return [
+        _seconds(lambda: predict(ThreeSteps(None), chaos, count=count, seed=7, batch=1, max_attempts=3))
+        for _ in range(repetitions)
+    ]
 
 
 def _prepare(server: EmbeddedPostgres, places: dict[str, int]) -> Connection:

@@ -3,17 +3,19 @@
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
 
 from commandbus import BatchMetadata, CommandBus
 
-from . import statements
+from . import assertions, statements
+from .failure_report import describe_stuck
 
 if TYPE_CHECKING:
     from .runtime import Runtime
+    from .sent import SentCommand
 
 DEFAULT_TIMEOUT = 60.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.002, 0.2
@@ -45,6 +47,8 @@ class BatchStats(BatchMetadata):
 
 class BatchHandle(ABC):
     """One batch of a test."""
+
+    _members: ClassVar[assertions.Members]
 
     def __init__(self, runtime: "Runtime", domain: str, batch_id: UUID, stats: BatchMetadata) -> None:
         self._runtime = runtime
@@ -86,6 +90,49 @@ class BatchHandle(ABC):
                 f"queue (use wait() if that is expected):\n{await self._stuck_lines()}"
             )
         return self._stats
+
+    async def assert_completed(self) -> None:
+        """Assert that every member is COMPLETED. Errors: AssertionError, which shows some that are not, and why."""
+        __tracebackhide__ = True
+        stats = await self.refresh()
+        await assertions.check_outcomes(
+            self._runtime, self, self._members, {"COMPLETED": stats.total_count}, "assert_completed"
+        )
+
+    async def assert_outcomes(self, expected: Mapping[str, int]) -> None:
+        """Assert how many members have each status, such as {"COMPLETED": 9, "CANCELED": 1}; of others there is none.
+
+        Errors: AssertionError, which shows members of each status that has more; pytest.UsageError for a status or a
+        number that cannot be.
+        """
+        __tracebackhide__ = True
+        await assertions.check_outcomes(self._runtime, self, self._members, expected, "assert_outcomes")
+
+    async def assert_sent(
+        self,
+        command_type: str,
+        *,
+        where: Mapping[str, Any] | None = None,
+        domain: str | None = None,
+        within: float = 0,
+    ) -> "list[SentCommand]":
+        """Assert that the batch, or a process of it, sent such a command; return all such, oldest first.
+
+        where: fields that its data must have, with their values. within: seconds of real time to wait for one.
+        Errors: AssertionError, which shows the closest commands.
+        """
+        __tracebackhide__ = True
+        from .sent import Sendings
+
+        return await Sendings(self._runtime, batch_id=self.batch_id).check(command_type, where, domain, within)
+
+    async def assert_nothing_left(self, *, within: float = 0) -> None:
+        """Assert that every member has ended, none is parked, and no reply to one is unread.
+
+        within: seconds of real time to wait for that. Errors: AssertionError, which shows what is left, and why.
+        """
+        __tracebackhide__ = True
+        await assertions.check_nothing_left(self._runtime, self, within)
 
     @abstractmethod
     def _stuck_statement(self) -> str:
@@ -133,10 +180,7 @@ class BatchHandle(ABC):
 
     async def _stuck_lines(self) -> str:
         rows = await self._rows(self._stuck_statement(), {"batch_id": self.batch_id})
-        return "\n".join(
-            f"  {count} x {kind} {status}{f' in step {step}' if step else ''}: {why} (such as {example})"
-            for kind, status, step, why, count, example in rows
-        )
+        return "\n".join(f"  {describe_stuck(row)}" for row in rows)
 
     async def _rows(self, statement: str, parameters: dict[str, Any]) -> Sequence[tuple[Any, ...]]:
         async with self._runtime.pool.connection() as connection:

@@ -4,12 +4,14 @@ from uuid import UUID
 
 from commandbus import CommandMetadata, CommandStatus
 
-from . import statements
+from . import assertions, statements
 from .batch_handle import BatchHandle
 
 
 class CommandBatch(BatchHandle):
     """A batch of commands: what `cb_command_batch` returns."""
+
+    _members = assertions.COMMANDS
 
     async def commands(self, status: CommandStatus | str | None = None) -> list[CommandMetadata]:
         """Return the commands of the batch in their order: all, or those of one status."""

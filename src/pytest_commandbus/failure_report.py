@@ -1,6 +1,7 @@
 """What the report of a failed test tells of the bus: counts of its batches, timelines of troubled processes, logs."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -57,19 +58,26 @@ async def _timelines(runtime: "Runtime") -> list[Section]:
     return sections
 
 
+def describe_stuck(row: tuple[Any, ...]) -> str:
+    """Return a row of what is not finished in one line."""
+    kind, status, step, why, count, example = row
+    return f"{count} x {kind} {status}{f' in step {step}' if step else ''}: {why} (such as {example})"
+
+
 def render_timeline(entries: "Sequence[TimelineEntry]") -> list[str]:
     """Return one line an event: seconds since the first, step, event, attempt, worker, and error, injected or real."""
     if not entries:
         return ["  nothing was sent"]
     start = entries[0].at
-    lines = [_line(entry, (entry.at - start).total_seconds()) for entry in entries[-_SHOWN_EVENTS:]]
+    lines = [render_event(entry, start) for entry in entries[-_SHOWN_EVENTS:]]
     left_out = len(entries) - len(lines)
     return ([f"  ({left_out} earlier events left out)"] if left_out > 0 else []) + lines
 
 
-def _line(entry: "TimelineEntry", seconds: float) -> str:
+def render_event(entry: "TimelineEntry", start: datetime) -> str:
+    """Return the line of one event of a timeline that began at `start`."""
     parts: list[Any] = [
-        f"  {seconds:+9.2f} s",
+        f"  {(entry.at - start).total_seconds():+9.2f} s",
         entry.step + (f" (visit {entry.visit})" if entry.visit > 1 else ""),
         entry.event,
     ]

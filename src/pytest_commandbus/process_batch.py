@@ -1,6 +1,6 @@
 """The handle of a batch of processes under test."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,7 @@ from uuid import UUID
 from commandbus import BatchMetadata
 from commandbus.process import BaseProcessManager, ProcessMetadata, ProcessRepository, ProcessStatus
 
-from . import statements
+from . import assertions, statements
 from .batch_handle import BatchHandle
 from .oracle import Prediction
 
@@ -52,6 +52,8 @@ class TimelineEntry:
 
 class ProcessBatch(BatchHandle):
     """A batch of processes: what `cb_process_batch` returns."""
+
+    _members = assertions.PROCESSES
 
     def __init__(
         self,
@@ -97,6 +99,23 @@ class ProcessBatch(BatchHandle):
     async def observed(self) -> Prediction:
         """Return what became of every process, in the form of `predict`, to be compared with it."""
         return await self._runtime.observed(self.number)
+
+    async def assert_path(self, process_id: UUID, steps: Iterable[str]) -> None:
+        """Assert that a process has sent exactly these steps, in this order; what it sent to undo some does not count.
+
+        steps: named as in chaos rules. Errors: AssertionError, which shows where the paths part, and the timeline;
+        pytest.UsageError for a name that is no step's, or a process of another batch.
+        """
+        __tracebackhide__ = True
+        await assertions.check_path(self._runtime, self, process_id, steps)
+
+    async def assert_compensated(self, process_id: UUID, steps: Iterable[str]) -> None:
+        """Assert that exactly these steps of a process were undone, in this order: the last one done comes first.
+
+        steps: those that were undone, not those that undo. Errors: as assert_path.
+        """
+        __tracebackhide__ = True
+        await assertions.check_compensated(self._runtime, self, process_id, steps)
 
     def _stuck_statement(self) -> str:
         return statements.STUCK_PROCESSES

@@ -1,6 +1,6 @@
 """The statements by which tests look at their batches."""
 
-# Where the unfinished processes of a batch stand, and why, in groups.
+# Where the unfinished processes of a batch (of all, when it is null) stand, and why, in groups.
 STUCK_PROCESSES = """
     SELECT p.process_type, p.status, p.current_step, w.why, count(*), min(p.process_id::text)::uuid
       FROM commandbus.process p
@@ -20,9 +20,10 @@ STUCK_PROCESSES = """
                 THEN format('leased for %%s s to a worker that is gone',
                             ceil(extract(epoch FROM s.lease_until - commandbus.now())))
            ELSE 'being handled' END) w (why)
-     WHERE p.batch_id = %(batch_id)s AND p.completed_at IS NULL
+     WHERE (%(batch_id)s::uuid IS NULL OR p.batch_id = %(batch_id)s) AND p.completed_at IS NULL
      GROUP BY 1, 2, 3, 4 ORDER BY 5 DESC, 3, 4 LIMIT 10"""
 
+# The same for commands that are of no process.
 STUCK_COMMANDS = """
     SELECT s.command_type, s.status, s.step, w.why, count(*), min(s.command_id::text)::uuid
       FROM commandbus.command_state s
@@ -34,7 +35,8 @@ STUCK_COMMANDS = """
            WHEN s.worker_id IS NULL THEN 'queued, no worker took it'
            WHEN s.lease_until <= commandbus.now() THEN 'its lease ran out'
            ELSE 'being handled' END) w (why)
-     WHERE s.batch_id = %(batch_id)s AND s.completed_at IS NULL
+     WHERE (%(batch_id)s::uuid IS NULL OR s.batch_id = %(batch_id)s)
+       AND s.process_id IS NULL AND s.completed_at IS NULL
      GROUP BY 1, 2, 3, 4 ORDER BY 5 DESC, 1, 4 LIMIT 10"""
 
 LIVE_WORKERS = """

@@ -1,7 +1,5 @@
 """What a status costs beside a backlog: a bounded number of rows of each table, and an estimate that is near."""
 
-import statistics
-from time import perf_counter
 from typing import Any
 
 import psycopg
@@ -126,14 +124,10 @@ async def test_a_backlog_up_to_twice_the_limit_is_exact(empty_dsn: str, count: i
 
 @pytest.mark.slow
 @pytest.mark.asyncio
-async def test_a_status_beside_a_million_commands_takes_a_moment(empty_dsn: str) -> None:
+async def test_a_status_beside_a_million_commands_estimates_them(empty_dsn: str) -> None:
     count, share = 1_000_000, 700
     dsn = filled(empty_dsn, count, share=share, analyzed=True)
-    seconds = []
     async with await connected(dsn) as conn:
         for _ in range(9):
-            started = perf_counter()
             found = await status(conn, "orders")
-            seconds.append(perf_counter() - started)
             told(found.domain("orders"), count * share // 1_000 - 500 + 100)
-    assert statistics.median(seconds) < 0.25, seconds
