@@ -42,8 +42,8 @@ async def told_time(conn: psycopg.AsyncConnection[Any], worker_id: int) -> worke
     return counts
 
 
-async def aged(bench: Bench, seconds: float = BEHIND + 1) -> None:
-    """Let the statistics of the test's workers be that much older."""
+async def aged(bench: Bench, seconds: float = BEHIND + 2) -> None:
+    """Let the statistics of the test's workers be that much older; a worker's second is a second off at the most."""
     await bench.execute(
         "UPDATE commandbus.worker_statistic s SET second = second - %s * interval '1 second'"
         "  FROM commandbus.worker w WHERE w.worker_id = s.worker_id AND w.domain = %s",
