@@ -93,9 +93,8 @@ class ProcessPool(WorkerPool):
         if late:
             raise WorkerDiedError(f"{len(late)} worker processes did not stop within {STOP_SECONDS:g} s of SIGTERM")
 
-    def check(self) -> None:
-        """Raise WorkerDiedError if a worker ended by itself."""
-        self._tell(self._dead(self._processes))
+    def _died(self) -> str:
+        return self._dead(self._processes)
 
     def logs(self) -> Sequence[tuple[str, str]]:
         """Return (worker, end of its output)."""

@@ -56,8 +56,12 @@ class WorkerPool(ABC):
         """Stop the workers gracefully. Errors: WorkerDiedError."""
 
     @abstractmethod
+    def _died(self) -> str:
+        """Say which workers ended by themselves, with their last words; empty when none did."""
+
     def check(self) -> None:
         """Raise WorkerDiedError if a worker ended by itself."""
+        self._tell(self._died())
 
     def _tell(self, died: str) -> None:
         """Raise WorkerDiedError if there is something to tell, but once: a test may expect it."""
@@ -68,8 +72,11 @@ class WorkerPool(ABC):
     async def claimed(self, count: int = 1, *, timeout: float = CLAIM_SECONDS) -> None:
         """Wait until workers have claimed `count` commands in the test's database. Errors: TimeoutError."""
         deadline = time.monotonic() + timeout
-        while await self._claims() < count:
-            self.check()
+        while True:
+            died = self._died()  # before the count: what a worker claimed and then died of is claimed
+            if await self._claims() >= count:
+                return
+            self._tell(died)
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the workers did not claim {count} commands within {timeout:g} s")
             await asyncio.sleep(_CLAIM_POLL)
@@ -147,9 +154,8 @@ class TaskPool(WorkerPool):
             await self._pool.close()
         self._tell(died)
 
-    def check(self) -> None:
-        """Raise WorkerDiedError if a worker ended by itself."""
-        self._tell(_traceback_of_dead(self._tasks))
+    def _died(self) -> str:
+        return _traceback_of_dead(self._tasks)
 
 
 def _traceback_of_dead(tasks: Iterable["asyncio.Task[None]"]) -> str:
