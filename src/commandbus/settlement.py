@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
 
+import orjson
 from orjson import Fragment
 
 from commandbus._core.connection import Connection
@@ -12,7 +13,7 @@ from commandbus._core.process_sql import ProcessParsers
 from commandbus._core.queue_sql import Claimed
 from commandbus.models import CommandStatus, ReplyOutcome
 from commandbus.outcome import Outcome, canceled
-from commandbus.payload import load_payload, sanitise
+from commandbus.payload import sanitise
 from commandbus.process import advance
 from commandbus.process.decide import Manager, Process, may_decide
 from commandbus.process.models import CancelRequest, ProcessResponse
@@ -108,20 +109,20 @@ class Settlement:
         manager = self.managers.get(claimed.process_type or "")
         if outcome.reply is None or claimed.process_id is None or manager is None:
             return None
-        process = Process(
-            process_id=claimed.process_id,
-            process_type=manager.process_type,
-            domain=manager.domain,
-            state=claimed.state or "{}",
-            command_id=claimed.command_id,
-            step=claimed.step or "",
-            compensates=claimed.compensates,
-            batch_id=claimed.process_batch_id,
-            ordinal=claimed.process_ordinal,
-            visits=load_payload(claimed.visits or "{}"),
-            undo=ProcessParsers.undo(claimed.undo),
-            undone_status=claimed.undone_status,
-            cancel=requests.get(claimed.process_id) if claimed.canceling else None,
+        process = Process(  # by position: names would take as long again
+            claimed.process_id,
+            manager.process_type,
+            manager.domain,
+            claimed.state or "{}",
+            claimed.command_id,
+            claimed.step or "",
+            claimed.compensates,
+            claimed.process_batch_id,
+            claimed.process_ordinal,
+            orjson.loads(claimed.visits or "{}"),
+            ProcessParsers.undo(claimed.undo) if claimed.undo else (),
+            claimed.undone_status,
+            requests.get(claimed.process_id) if claimed.canceling else None,
         )
         response = ProcessResponse(
             claimed.command_id, outcome.reply, outcome.value, outcome.error_code, outcome.error_message

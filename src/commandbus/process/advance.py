@@ -42,10 +42,15 @@ async def plan(conn: Connection, replies: Sequence[tuple[Manager, Process, Proce
     """Decide what each process does after its reply; reads the history of those that begin to compensate."""
     beginning = [p.process_id for _, p, response in replies if needs_history(p, response)]
     history = await _completed_steps(conn, beginning) if beginning else {}
-    return [
-        Advance(m, p, r, decide(m, p, r, uuid7(), history.get(p.process_id, ()) if history else ()))
-        for m, p, r in replies
-    ]
+    advances = []
+    command_id = uuid7()  # one that is not used is the next one's
+    for manager, process, response in replies:
+        completed = history.get(process.process_id, ()) if history else ()  # a UUID's hash takes its time
+        decision = decide(manager, process, response, command_id, completed)
+        advances.append(Advance(manager, process, response, decision))
+        if decision.send is not None:
+            command_id = uuid7()
+    return advances
 
 
 async def run_hooks(conn: Connection, advances: Sequence[Advance]) -> None:
