@@ -197,7 +197,7 @@ async def read(scene: Scene) -> None:
         await scene.bus.query_commands(status=state, domain=scene.bench.domain)
     await scene.bus.list_batches(scene.bench.domain)
     await operators(scene.bench).list_troubleshooting(scene.bench.domain)
-    assert (await status(scene.bench.pool)).domain(scene.bench.domain).name == scene.bench.domain
+    assert (await status(scene.bench.pool)).domain(scene.bench.domain).backlog
     async with scene.bench.pool.connection() as conn:
         await audit(conn, domains=[scene.bench.domain])
 
