@@ -1,12 +1,11 @@
 """Reading and storing processes."""
 
-from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-import orjson
 import psycopg
 
+from commandbus._core.arrays import execute
 from commandbus._core.connection import Connection, Pool, transaction
 from commandbus._core.cursor import check_limit, dump_cursor, load_cursor
 from commandbus._core.process_sql import ProcessParams, ProcessParsers, ProcessSQL
@@ -93,24 +92,16 @@ class ProcessRepository:
             return [ProcessParsers.audit_entry(row) for row in await cursor.fetchall()]
 
     @staticmethod
-    async def start(
-        conn: Connection,
-        processes: Sequence[dict[str, Any]],
-        commands: Sequence[dict[str, Any]],
-        batch_id: UUID | None = None,
-    ) -> None:
-        """Store new processes (rows of ProcessParams.start) with their first commands, in the open transaction.
+    async def start(conn: Connection, params: dict[str, Any]) -> None:
+        """Store new processes (ProcessParams.start) with their first commands, in the open transaction.
 
-        All are of the batch `batch_id`, or of none. Raises InvalidOperationError for a batch that was cancelled.
+        Raises InvalidOperationError for a batch that was cancelled.
         """
-        params = {
-            "processes": orjson.dumps(processes).decode(),
-            "commands": orjson.dumps(commands).decode(),
-            "batch_id": batch_id,
-        }
         try:
-            await conn.execute(ProcessSQL.START, params)
+            await execute(conn, ProcessSQL.START, params)
         except psycopg.DatabaseError as error:
             if error.sqlstate != ProcessSQL.BATCH_CANCELED:
                 raise
-            raise InvalidOperationError(f"batch {batch_id} was cancelled: nothing more is started in it") from None
+            raise InvalidOperationError(
+                f"batch {params['batch_id']} was cancelled: nothing more is started in it"
+            ) from None
