@@ -106,14 +106,19 @@ async def apply(conn: Connection, replies: Sequence[tuple[Manager, Process, Proc
 
 
 def rows(advances: Sequence[Advance]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Give the rows for advance_processes and for enqueue; logs processes that failed by their manager's own code."""
-    for advance in advances:
-        if advance.decision.error is not None:
-            _tell(advance)
+    """Give the rows for advance_processes and for enqueue; tells failures as below."""
+    tell_failures(advances)
     return (
         [ProcessParams.advance(a.process.process_id, a.decision) for a in advances],
         [CommandParams.planned(a.process.process_id, a.decision.send) for a in advances if a.decision.send],
     )
+
+
+def tell_failures(advances: Sequence[Advance]) -> None:
+    """Log the processes that failed by their manager's own code."""
+    for advance in advances:
+        if advance.decision.error is not None:
+            _tell(advance)
 
 
 def _tell(advance: Advance) -> None:
