@@ -89,9 +89,12 @@ def check_text(value: object, what: str) -> str:
 
 
 def check_count(value: object, what: str, least: int = 1) -> int:
-    """Return `value` if it is a whole number from `least` up to what PostgreSQL's integer holds, else raise ValueError."""
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _MAX_INTEGER:
-        raise ValueError(f"{what} must be a whole number from {least} to {_MAX_INTEGER:,}, not {_short(value)}")
+    """Return `value` if it is a whole number from `least` to the most that an integer column holds; else ValueError."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{what} must be a whole number, not {_short(value)}")
+    if not least <= value <= _MAX_INTEGER:
+        bound = f"at least {least}" if value < least else f"at most {_MAX_INTEGER:,}"
+        raise ValueError(f"{what} must be {bound}, not {_short(value)}")
     return value
 
 
