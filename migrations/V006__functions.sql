@@ -12,14 +12,15 @@
 -- epoch that it was claimed with, sweep deletes it when the lease ran out, an operator deletes the
 -- troubleshooting row. Locks are always taken in that order: the live row, then process, then command.
 --
--- Sets come in as one JSON parameter, read once by json_to_recordset. PostgreSQL has no statistics for such
--- sets, so the plans are pinned to nested loops over the primary keys; what a row is
+-- Sets come in as one JSON parameter, read once by json_to_recordset, or, where it is to be quick, as columns: an array for
+-- each. PostgreSQL has no statistics for such sets, so the plans are pinned to nested loops over the primary keys; what a row is
 -- compared with comes out of the set too (the worker), since a constant would tempt the planner to begin at the queue.
 -- Where the first rows of a domain are sought, = ANY and the order by domain leave only the index on (domain, seq): with
 -- a plain = the planner may go by seq alone, past the backlog of every other domain, or sort the whole backlog.
 
--- New commands, as rows of JSON (those that a reply's router or an operator sends), or as columns: one array for each, no element or no array for
--- what a command has not. Their place in the batch p_batch counts from p_first_ordinal. A NULL id is no command.
+-- New commands, as rows of JSON (those that a reply's router or an operator sends), or as columns: one array for each, no
+-- element or no array for what a command has not. Their place in the batch p_batch counts from p_first_ordinal. A NULL id
+-- is no command.
 CREATE FUNCTION commandbus.enqueue(
     p_commands json, p_command_ids uuid[] DEFAULT NULL, p_domains text[] DEFAULT NULL,
     p_command_types text[] DEFAULT NULL, p_payloads json[] DEFAULT NULL, p_max_attempts integer[] DEFAULT NULL,
