@@ -12,15 +12,15 @@
 -- epoch that it was claimed with, sweep deletes it when the lease ran out, an operator deletes the
 -- troubleshooting row. Locks are always taken in that order: the live row, then process, then command.
 --
--- Sets come in as one JSON parameter, read once by json_to_recordset, or, where it is to be quick, as columns: an array for
--- each. PostgreSQL has no statistics for such sets, so the plans are pinned to nested loops over the primary keys; what a row is
+-- Sets come in as one JSON parameter, read once by json_to_recordset, or, where it is to be quick, as columns: an array
+-- for each. PostgreSQL has no statistics for such sets, so the plans are pinned to nested loops over keys; what a row is
 -- compared with comes out of the set too (the worker), since a constant would tempt the planner to begin at the queue.
 -- Where the first rows of a domain are sought, = ANY and the order by domain leave only the index on (domain, seq): with
 -- a plain = the planner may go by seq alone, past the backlog of every other domain, or sort the whole backlog.
 
--- New commands, as rows of JSON (those that a reply's router or an operator sends), or as columns: one array for each, no
--- element or no array for what a command has not. Their place in the batch p_batch counts from p_first_ordinal. A NULL id
--- is no command.
+-- New commands, as rows of JSON (those that a reply's router or an operator sends), or as columns: one array for each,
+-- no element or no array for what a command has not. Their place in the batch p_batch counts from p_first_ordinal. A
+-- NULL id is no command.
 CREATE FUNCTION commandbus.enqueue(
     p_commands json, p_command_ids uuid[] DEFAULT NULL, p_domains text[] DEFAULT NULL,
     p_command_types text[] DEFAULT NULL, p_payloads json[] DEFAULT NULL, p_max_attempts integer[] DEFAULT NULL,
@@ -325,9 +325,10 @@ $$;
 -- Commands whose process was cancelled since they were claimed are left alone too, unless p_canceling names them: the
 -- worker has to decide about them again, knowing that (`canceling`).
 -- A settle whose answer was lost on the way may be sent again: what it settled then is not lost.
--- It takes columns, one array for each: the first p_next_ids are of commands that send another, the first p_process_ids of
--- those that advance their process; no array for what none of them has. A command with an event is one of p_outcomes too,
--- which record_outcomes takes; one without is COMPLETED, and nobody waits for its reply.
+-- It takes columns, one array for each. Those commands come first after which another is sent (p_next_ids and the
+-- following), then the others that advance their process (p_process_ids and the following); no array for what none has.
+-- A command with an event is one of p_outcomes too, which record_outcomes takes; one without is COMPLETED, and nobody
+-- waits for its reply.
 CREATE FUNCTION commandbus.settle(
     p_domain text, p_worker integer, p_command_ids uuid[], p_epochs integer[], p_canceling uuid[] DEFAULT '{}',
     p_outcomes json DEFAULT NULL, p_events text[] DEFAULT NULL, p_results json[] DEFAULT NULL,
