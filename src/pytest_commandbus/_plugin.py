@@ -77,9 +77,12 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Add to a failure what one needs to understand it and to run it again."""
     report = yield
+    lifecycle.say_only_what_to_mend(call, report)
     lifecycle.add_sections(item, report)
     return report
 

@@ -4,16 +4,19 @@ import functools
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from . import keeping, markers, run
+from .postgres.errors import PostgresError
 
 if TYPE_CHECKING:
     from .runtime import Runtime
 
 RUNTIME = pytest.StashKey["Runtime"]()
+_PACKAGE = Path(__file__).parent
 SEED_SECTION = "commandbus: seed"
 
 
@@ -49,6 +52,18 @@ def ending_within(item: pytest.Item) -> Iterator[None]:
             item.obj = body
     else:
         yield from _ending_plain(runtime)
+
+
+def say_only_what_to_mend(call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
+    """Show an error that our own fixtures raise, such as for a missing server, by its message: not where in us it was.
+
+    A test's own call of ours is another thing: there one wants to see which call it was.
+    """
+    excinfo = call.excinfo
+    if report.when != "setup" or excinfo is None or not isinstance(excinfo.value, pytest.UsageError | PostgresError):
+        return
+    if _PACKAGE in Path(str(excinfo.traceback[-1].path)).parents:
+        report.longrepr = excinfo.getrepr(style="value", chain=False)
 
 
 def add_sections(item: pytest.Item, report: pytest.TestReport) -> None:
