@@ -16,6 +16,7 @@ import pytest
 
 from . import statements
 from .application import path_of
+from .connections import KEPT, MOST_FOR_HANDLERS
 from .worker_pool import STOP_SECONDS, WorkerDiedError, WorkerPool
 
 if TYPE_CHECKING:
@@ -31,9 +32,11 @@ _REPORTED_TAIL = 2000
 class ProcessPool(WorkerPool):
     """`workers` processes, each `commandbus worker` for all domains of the App."""
 
+    _are_processes = True
+
     def __init__(self, runtime: "Runtime", *, workers: int, concurrency: int, options: dict[str, Any]) -> None:
-        super().__init__(runtime)
-        self._workers = workers
+        super().__init__(runtime, workers)
+        self._concurrency = concurrency
         self._options = ["--concurrency", str(concurrency), *_command_line(options)]
         self._processes: list[subprocess.Popen[bytes]] = []
         self._expected: set[int] = set()
@@ -53,9 +56,20 @@ class ProcessPool(WorkerPool):
 
     async def start(self) -> None:
         """Start the workers."""
-        path = path_of(self._runtime.require_app("cb_worker_pool"), self._runtime.item.config)
+        app = self._runtime.require_app("cb_worker_pool")
+        path = path_of(app, self._runtime.item.config)
+        domains = len(app.domains(self._runtime.pool))
+        size = await self.size_pool(domains * (KEPT + min(self._concurrency, MOST_FOR_HANDLERS)))
         await self._runtime.store_rules()
-        command = [sys.executable, "-m", "pytest_commandbus.worker_process", "worker", path, *self._options]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest_commandbus.worker_process",
+            "worker",
+            path,
+            *self._options,
+            f"--pool-size={size}",
+        ]
         if self._runtime.rules:
             command += ["--middleware", CHAOS_MIDDLEWARE]
         self._folder = Path(tempfile.mkdtemp(prefix="cb-workers-"))

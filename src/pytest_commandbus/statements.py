@@ -88,6 +88,15 @@ OBSERVED = """
 LOCK_CHAOS_RUN = "LOCK TABLE e2e.chaos_run IN SHARE ROW EXCLUSIVE MODE"
 HAS_CHAOS_RUN = "SELECT EXISTS (SELECT FROM e2e.chaos_run)"
 
+# All connections of the server, those that only a superuser may have, and those of others than the run of this prefix.
+CONNECTIONS = """
+    SELECT current_setting('max_connections')::integer,
+           current_setting('superuser_reserved_connections')::integer
+               + coalesce(current_setting('reserved_connections', true), '0')::integer,
+           (SELECT count(*) FROM pg_stat_activity
+             WHERE datname IS NOT NULL AND coalesce(backend_type, 'client backend') = 'client backend'
+               AND NOT starts_with(datname, %(prefix)s) AND application_name <> %(admin)s)"""
+
 CLAIMS = "SELECT count(*) FROM commandbus.event WHERE type = 'RECEIVED'"
 
 # A worker process that was killed cannot tell; its leases need not be waited for.

@@ -6,20 +6,21 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from . import statements
+from .connections import KEPT
 
 if TYPE_CHECKING:
     from commandbus import App, Worker
 
+    from .connections import Demand
     from .pools import LazyPool
     from .runtime import Runtime
 
 DEFAULT_WORKERS, DEFAULT_CONCURRENCY = 2, 10
 STOP_SECONDS, CLAIM_SECONDS = 30.0, 30.0
 _CLAIM_POLL = 0.01
-_KEPT_CONNECTIONS = 2  # of its pool, by each worker
 
 
 class WorkerDiedError(AssertionError):
@@ -29,8 +30,11 @@ class WorkerDiedError(AssertionError):
 class WorkerPool(ABC):
     """Running workers. Leaving it stops them gracefully, and fails the test if one died by itself."""
 
-    def __init__(self, runtime: "Runtime") -> None:
+    _are_processes: ClassVar[bool]
+
+    def __init__(self, runtime: "Runtime", workers: int) -> None:
         self._runtime = runtime
+        self._workers = workers
         self._told = False
 
     async def __aenter__(self) -> Self:
@@ -69,6 +73,19 @@ class WorkerPool(ABC):
             self._told = True
             raise WorkerDiedError(died)
 
+    async def size_pool(self, wanted: int) -> int:
+        """Return how large the connection pool of one process may be, `wanted` at most, so that all workers fit.
+
+        Errors: pytest.UsageError, before any worker starts, with the arithmetic.
+        """
+        others = [pool for pool in self._runtime.worker_pools if pool is not self and pool.running]
+        demand = self.demand(beside=sum(pool.demand().least for pool in others))
+        return demand.pool_size(await self._runtime.room(), wanted)
+
+    def demand(self, beside: int = 0) -> "Demand":
+        """Return what these workers ask of the server. beside: connections that other workers of the test have."""
+        return self._runtime.demand(self._workers, self._are_processes, beside)
+
     async def claimed(self, count: int = 1, *, timeout: float = CLAIM_SECONDS) -> None:
         """Wait until workers have claimed `count` commands in the test's database. Errors: TimeoutError."""
         deadline = time.monotonic() + timeout
@@ -94,9 +111,10 @@ class WorkerPool(ABC):
 class TaskPool(WorkerPool):
     """Workers as tasks of the test's own loop: `workers` for each domain of the App."""
 
+    _are_processes = False
+
     def __init__(self, runtime: "Runtime", *, workers: int, concurrency: int, options: dict[str, Any]) -> None:
-        super().__init__(runtime)
-        self._workers = workers
+        super().__init__(runtime, workers)
         self._concurrency = concurrency
         self._options = options
         self._tasks: dict[asyncio.Task[None], Worker] = {}
@@ -112,9 +130,9 @@ class TaskPool(WorkerPool):
         from .pools import POOL_SIZE, LazyPool
 
         app = self._runtime.require_app("cb_worker_pool")
-        await self._runtime.store_rules()
         domains = sorted(app.domains(self._runtime.pool))
-        size = len(domains) * self._workers * _KEPT_CONNECTIONS + POOL_SIZE
+        size = await self.size_pool(len(domains) * self._workers * KEPT + POOL_SIZE)
+        await self._runtime.store_rules()
         self._pool = LazyPool(
             self._runtime.database.dsn, max_size=size, name=f"cb-workers-{self._runtime.database.name}"
         )

@@ -154,8 +154,8 @@ class ContainerPostgres:
             if time.monotonic() > deadline:
                 raise PostgresError(
                     f"PostgreSQL in the container of {self.image!r} was not ready after {START_SECONDS:g} s: "
-                    f"{refused}. Where pytest itself runs in a container, TESTCONTAINERS_CONNECTION_MODE says how to reach others. "
-                    f"The container's log:\n{_log(wrapped)}"
+                    f"{refused}. Where pytest itself runs in a container, TESTCONTAINERS_CONNECTION_MODE says how to "
+                    f"reach others. The container's log:\n{_log(wrapped)}"
                 )
             time.sleep(_POLL_SECONDS)
 
