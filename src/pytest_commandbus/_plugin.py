@@ -101,6 +101,11 @@ def pytest_testnodedown(node: Any) -> None:
     load_session.take_from_worker(node)
 
 
+def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
+    """Show where counts of a batch, or prediction and observation, differ."""
+    return lifecycle.explain(op, left, right)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Tell the results of load tests, and of kept databases."""
     load_session.summarize(terminalreporter.config, terminalreporter)

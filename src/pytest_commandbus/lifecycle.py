@@ -72,16 +72,30 @@ def add_sections(item: pytest.Item, report: pytest.TestReport) -> None:
         return
     config = item.config
     this = config.stash[run.RUN]
+    line = run.rerun_line(config, item.nodeid)
+    properties = [("cb_seed", this.seed), ("cb_run_again", line)]
+    item.user_properties.extend(p for p in properties if p not in item.user_properties)
     profile = "" if this.options.chaos is None else f", chaos profile {this.options.chaos}"
-    report.sections.append(
-        (SEED_SECTION, f"seed {this.seed}{profile}, run again with:\n{run.rerun_line(config, item.nodeid)}")
-    )
+    report.sections.append((SEED_SECTION, f"seed {this.seed}{profile}, run again with:\n{line}"))
     kept = keeping.keep(item)
     if kept is not None:
         report.sections.append(("commandbus: kept database", kept))
     runtime = item.stash.get(RUNTIME, None)
     if runtime is not None:
+        if report.when == "setup":
+            runtime.explain_failed_setup()
         report.sections.extend(runtime.sections)
+        runtime.sections = []  # told; what fails after it has its own
+
+
+def explain(op: str, left: object, right: object) -> list[str] | None:
+    """Return what pytest is to show of a comparison that does not hold, None for those that are not ours."""
+    package = __package__ or ""
+    if not any(type(side).__module__.startswith(package) for side in (left, right)):
+        return None  # and nothing is imported for it
+    from . import differences
+
+    return differences.explain(op, left, right)
 
 
 def _refuse_idle_chaos(item: pytest.Item) -> None:

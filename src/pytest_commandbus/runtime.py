@@ -62,6 +62,7 @@ class Runtime:
         self._rules_stored = False
         self._managers: tuple[BaseProcessManager, ...] | None = None
         self._stack = AsyncExitStack()
+        self._explained: BaseException | None = None
 
     def set_app(self, app: object, profiles: object) -> None:
         """Take what the fixtures cb_app and cb_chaos_profiles returned, which must fit. Errors: pytest.UsageError."""
@@ -239,6 +240,7 @@ class Runtime:
 
     def check_workers(self) -> None:
         """Raise WorkerDiedError if a worker ended by itself."""
+        __tracebackhide__ = True
         for pool in self.worker_pools:
             pool.check()
 
@@ -337,6 +339,27 @@ class Runtime:
         """As `finish`, for a plain test: on the loop of its portal."""
         if self._portal is not None:
             self._portal.call(self.finish, error)
+
+    async def explain(self, error: BaseException) -> None:
+        """Collect the sections of the failure report for what the test's body raised, while its workers still run."""
+        from . import failure_report
+
+        if self._explained is None:
+            self._explained = error
+            self.sections.extend(await failure_report.collect(self))
+
+    def forget_explained(self, error: BaseException | None) -> None:
+        """Drop what was collected for an error that the test's body caught."""
+        if self._explained is not error:
+            self._explained = None
+            self.sections.clear()
+
+    def explain_failed_setup(self) -> None:
+        """Collect the sections of a test whose fixtures failed, so that it never ran."""
+        from . import failure_report
+
+        if self.batches:
+            self.sections.extend(failure_report.collect_elsewhere(self))
 
     def abandon(self) -> None:
         """Let go of what a test that never ran has opened."""

@@ -26,6 +26,8 @@ _CLAIM_POLL = 0.01
 class WorkerDiedError(AssertionError):
     """A worker ended by itself; the message has its traceback or output."""
 
+    __module__ = "builtins"  # what pytest shows is its name alone, and more of the message
+
 
 class WorkerPool(ABC):
     """Running workers. Leaving it stops them gracefully, and fails the test if one died by itself."""
@@ -44,6 +46,8 @@ class WorkerPool(ABC):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None:
+            await self._runtime.explain(error)  # as it is now: workers that stop would change it
         await self.stop()
 
     @property
@@ -65,10 +69,12 @@ class WorkerPool(ABC):
 
     def check(self) -> None:
         """Raise WorkerDiedError if a worker ended by itself."""
+        __tracebackhide__ = True
         self._tell(self._died())
 
     def _tell(self, died: str) -> None:
         """Raise WorkerDiedError if there is something to tell, but once: a test may expect it."""
+        __tracebackhide__ = True
         if died and not self._told:
             self._told = True
             raise WorkerDiedError(died)
@@ -104,7 +110,7 @@ class WorkerPool(ABC):
         return 0 if row is None else int(row[0])
 
     def logs(self) -> Sequence[tuple[str, str]]:
-        """Return (worker, end of its output) of the workers that have an output of their own."""
+        """Return (worker, end of its output) of the workers that have an output of their own, and were not told of."""
         return ()
 
 
