@@ -37,6 +37,11 @@ class LazyPool(AsyncConnectionPool[AsyncConnection[Any]]):
             )
         return await super().getconn(timeout)
 
+    @property
+    def is_open(self) -> bool:
+        """Tell whether anybody has used it."""
+        return self._home_loop is not None
+
     async def end(self) -> None:
         """Close the pool; when its loop is another one than the running one, cut its connections."""
         if self._home_loop in (None, asyncio.get_running_loop()):
