@@ -39,7 +39,7 @@ def relax_settings(item: pytest.Item) -> None:
     asked = _function_scoped(item)
     if asked and all(asked.values()):
         suppressed.add(HealthCheck.function_scoped_fixture)
-    usual = settings.default
+    usual: Any = settings.default
     phases = [phase for phase in given.phases if phase is not Phase.explain]
     function._hypothesis_internal_use_settings = settings(
         parent=given,
@@ -110,6 +110,8 @@ class _Examples:
         try:
             yield runtime
         except BaseException as error:
+            if isinstance(error, pytest.fail.Exception):
+                error.pytrace = True  # without, pytest would not show the example either
             if ending.is_failure(error):
                 self.let_go()
                 self._held = self._item.stash[keeping.LENT] = lent
@@ -136,7 +138,7 @@ def _refuse(item: pytest.Function, first: "Runtime") -> None:
     if markers.database_scope(item) != "function":
         raise pytest.UsageError(f"{where}: remove the marker cb_database, which shares one among tests")
     if first.used:
-        raise pytest.UsageError(f"{where}, and a fixture has used the one before the first example: do that in the test")
+        raise pytest.UsageError(f"{where}, and a fixture has used the one before the first example: do it in the test")
 
 
 def _anew(kwargs: Mapping[str, Any], runtime: "Runtime") -> dict[str, Any]:
@@ -147,10 +149,10 @@ def _anew(kwargs: Mapping[str, Any], runtime: "Runtime") -> dict[str, Any]:
 
 def _function_scoped(item: pytest.Function) -> dict[str, bool]:
     """Return the function-scoped fixtures that the test itself asks for, and whether each is ours."""
-    definitions = item._fixtureinfo.name2fixturedefs
-    asked = [definitions[name][-1] for name in inspect.signature(item.function).parameters if name in definitions]
+    manager = item.session._fixturemanager
+    asked = {name: manager.getfixturedefs(name, item) for name in inspect.signature(item.function).parameters}
     return {
-        fixture.argname: fixture.func.__module__.partition(".")[0] == _OURS
-        for fixture in asked
-        if fixture.scope == "function"
+        name: definitions[-1].func.__module__.partition(".")[0] == _OURS
+        for name, definitions in asked.items()
+        if definitions and definitions[-1].scope == "function"
     }

@@ -34,17 +34,15 @@ __all__ = ["FAILURES", "behaviors", "chaos_rules", "command_batches", "payloads"
 
 def percentages() -> st.SearchStrategy[int]:
     """Percentages of attempts that something happens to; the simplest is 100, of all, which needs no luck."""
-    return st.just(100) | st.integers(1, 99)
+    return st.sampled_from([100, *range(1, 100)])
 
 
-@st.composite
 def behaviors(
-    draw: st.DrawFn,
     *,
     failures: Collection[str] = FAILURES,
     percentage: st.SearchStrategy[float] | None = None,
     max_duration_ms: int = 0,
-) -> Behavior:
+) -> st.SearchStrategy[Behavior]:
     """Behaviors of a command: at least one way to fail, or with none allowed, a duration.
 
     failures: the fields that may be drawn, of `FAILURES`. percentage: draws theirs, `percentages()` when not given.
@@ -55,41 +53,37 @@ def behaviors(
         raise InvalidArgument(f"behaviors(failures=…): {unknown[0]!r} is none of {', '.join(FAILURES)}")
     if not failures and max_duration_ms <= 0:
         raise InvalidArgument("behaviors(): with failures=() give max_duration_ms, else there is nothing to draw")
-    of_pct = percentages() if percentage is None else percentage
-    behavior: Behavior = {}
-    if failures:
-        drawn = draw(st.lists(st.sampled_from(list(failures)), min_size=1, max_size=len(failures), unique=True))
-        for name in sorted(drawn, key=FAILURES.index):
-            pct = name.endswith("_pct")
-            behavior[name] = draw(of_pct if pct else st.integers(1, _MOST_TIMES))
-    if max_duration_ms > 0 and (not failures or draw(st.booleans())):
-        ends = st.integers(0, max_duration_ms)
-        behavior["min_duration_ms"], behavior["max_duration_ms"] = sorted([draw(ends), draw(ends)])
-    return behavior
+    of_pct: st.SearchStrategy[float] = percentages() if percentage is None else percentage
+    fields = {name: of_pct if name.endswith("_pct") else st.integers(1, _MOST_TIMES) for name in failures}
+    drawn = _some(fields, 1, len(fields)) if fields else st.just({})
+    if max_duration_ms <= 0:
+        return drawn
+    ends = st.tuples(*2 * [st.integers(0, max_duration_ms)]).map(sorted)
+    durations = ends.map(lambda both: {"min_duration_ms": both[0], "max_duration_ms": both[1]})
+    lasting = durations if not failures else st.just({}) | durations
+    return st.tuples(drawn, lasting).map(lambda parts: {**parts[0], **parts[1]})
 
 
-@st.composite
 def chaos_rules(
-    draw: st.DrawFn,
     steps: Any,
     *,
     behavior: st.SearchStrategy[Behavior] | None = None,
     min_rules: int = 0,
     max_rules: int | None = None,
-) -> dict[str, Behavior]:
+) -> st.SearchStrategy[dict[str, Behavior]]:
     """Chaos rules, {step: behavior}, as `cb_chaos(**rules)` takes them.
 
     steps: the class of a process manager or of its steps, or names of steps and command types. behavior: draws that of
     one step, `behaviors()` when not given. min_rules, max_rules: how many steps have one. Errors: InvalidArgument.
     """
-    names = step_names(steps)
+    names = _step_names(steps)
     most = len(names) if max_rules is None else max_rules
     if not 0 <= min_rules <= most <= len(names):
         raise InvalidArgument(
             f"chaos_rules(min_rules={min_rules}, max_rules={max_rules}): there are {len(names)} steps to have one"
         )
-    drawn = draw(st.lists(st.sampled_from(names), min_size=min_rules, max_size=most, unique=True))
-    return {name: draw(behaviors() if behavior is None else behavior) for name in sorted(drawn, key=names.index)}
+    each = behaviors() if behavior is None else behavior
+    return _some(dict.fromkeys(names, each), min_rules, most)
 
 
 @st.composite
@@ -144,18 +138,36 @@ def payloads(*, max_fields: int = 5, max_leaves: int = 10) -> st.SearchStrategy[
     return st.dictionaries(texts, values, max_size=max_fields)
 
 
-def step_names(steps: Any) -> list[str]:
-    """Return the names of the steps that were given in any of the ways of `chaos_rules`. Errors: InvalidArgument."""
+def _step_names(steps: Any) -> list[str]:
     given = getattr(steps, "step_class", steps)
     if isinstance(given, str) or not isinstance(given, Iterable):
         raise InvalidArgument(
-            f"chaos_rules({steps!r}): give the class of a process manager that has a plain step_class, the class of its "
-            "steps, or a list of names"
+            f"chaos_rules({steps!r}): give the class of a process manager that has a plain step_class, the class of "
+            "its steps, or a list of names"
         )
     names = [str(step.value) if isinstance(step, Enum) else str(step) for step in given]
     if not names:
         raise InvalidArgument(f"chaos_rules({steps!r}): there is no step in it")
     return list(dict.fromkeys(names))
+
+
+def _some(fields: Mapping[str, st.SearchStrategy[Any]], least: int, most: int) -> st.SearchStrategy[dict[str, Any]]:
+    """Draw values for some of the fields; the last ones where too few were taken.
+
+    All are drawn, also those that are left out: then each can go by itself while Hypothesis shrinks, whatever the others.
+    """
+    flags = st.sampled_from([False, False, True])
+    return st.fixed_dictionaries({name: st.tuples(flags, value) for name, value in fields.items()}).map(
+        lambda drawn: _taken(drawn, least, most)
+    )
+
+
+def _taken(drawn: Mapping[str, tuple[bool, Any]], least: int, most: int) -> dict[str, Any]:
+    taken: dict[str, Any] = {}
+    for left, (name, (flag, value)) in zip(range(len(drawn), 0, -1), drawn.items(), strict=True):
+        if left <= least - len(taken) or (flag and len(taken) < most):
+            taken[name] = value
+    return taken
 
 
 def _members(draw: st.DrawFn, name: str, data: Data, least: int, most: int) -> dict[str, Any]:
@@ -164,4 +176,3 @@ def _members(draw: st.DrawFn, name: str, data: Data, least: int, most: int) -> d
         return {"count": len(drawn), name: drawn}
     count = draw(st.integers(least, most))
     return {"count": count} if data is None else {"count": count, name: data}
-
