@@ -62,6 +62,9 @@ def running(item: pytest.Function, first: "Runtime") -> Iterator[None]:
     handle.inner_test = examples.around(body)
     try:
         yield
+    except BaseException as error:
+        examples.last.finish_interrupted(error)
+        raise
     finally:
         handle.inner_test = body
     ending.refuse_idle(examples.idle)
@@ -81,6 +84,13 @@ class _Examples:
     def idle(self) -> list[str]:
         """What the test's markers say that was for nothing that ran, in any example."""
         return sorted(self._idle or ())
+
+    @property
+    def last(self) -> "Runtime":
+        """The runtime of the last example."""
+        from .lifecycle import RUNTIME
+
+        return self._item.stash[RUNTIME]
 
     def around(self, body: Callable[..., Any]) -> Callable[..., Any]:
         """Return the body as Hypothesis is to call it: async if it is."""

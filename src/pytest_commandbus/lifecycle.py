@@ -47,6 +47,9 @@ def ending_within(item: pytest.Item) -> Iterator[None]:
         item.obj = with_end(body, runtime)
         try:
             yield
+        except BaseException as error:
+            runtime.finish_interrupted(error)
+            raise
         finally:
             item.obj = body
     else:

@@ -84,7 +84,7 @@ class Runtime:
     @property
     def used(self) -> bool:
         """Tell whether anything has opened the database through this runtime."""
-        return self.pool.is_open
+        return self.pool.home_loop is not None
 
     def troubleshooting_queue(self) -> "TroubleshootingQueue":
         """Return what an operator acts on; it advances processes by the App's managers when there is an App."""
@@ -351,6 +351,12 @@ class Runtime:
         """As `finish`, for a plain test: on the loop of its portal."""
         if self._portal is not None:
             self._portal.call(self.finish, error)
+
+    def finish_interrupted(self, error: BaseException) -> None:
+        """As `finish`, where the loop was left with the body under way, as pytest-timeout does; else does nothing."""
+        loop = self.pool.home_loop
+        if not self.finished and self._is_async and loop is not None and not (loop.is_running() or loop.is_closed()):
+            loop.run_until_complete(self.finish(error))
 
     def abandon(self) -> None:
         """Let go of what a test that never ran has opened."""

@@ -154,7 +154,7 @@ def _step_names(steps: Any) -> list[str]:
 def _some(fields: Mapping[str, st.SearchStrategy[Any]], least: int, most: int) -> st.SearchStrategy[dict[str, Any]]:
     """Draw values for some of the fields; the last ones where too few were taken.
 
-    All are drawn, also those that are left out: then each can go by itself while Hypothesis shrinks, whatever the others.
+    All are drawn, also those that are left out: so each can go by itself while Hypothesis shrinks.
     """
     flags = st.sampled_from([False, False, True])
     return st.fixed_dictionaries({name: st.tuples(flags, value) for name, value in fields.items()}).map(

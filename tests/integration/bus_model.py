@@ -117,9 +117,7 @@ class BusModel:
     def sweep(self) -> int:
         """Park what has lost its last lease; return how many."""
         lost = [
-            c
-            for c in self.commands.values()
-            if self._lease_ended(c) and c.lost + 1 >= (c.max_attempts or MAX_ATTEMPTS)
+            c for c in self.commands.values() if self._lease_ended(c) and c.lost + 1 >= (c.max_attempts or MAX_ATTEMPTS)
         ]
         for command in lost:
             command.lost += 1

@@ -179,7 +179,7 @@ def test_what_examples_cannot_have(suite: Suite):
         [
             "E *FailedHealthCheck: *test_own_fixture' uses a function-scoped fixture*",
             "E *test_shared: each example of @given begins with a fresh database: remove the marker cb_database*",
-            "E *test_seeded: each example *, and a fixture has used the one before the first example: do it in the test",
+            "E *test_seeded: each example *, and a fixture has used the one before the first *",
             "E *test_load: each example *, and cb_load works on one for the whole test*",
         ]
     )
