@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 STRICT = ("--strict-markers", "--strict-config", "-W", "error", "-p", "no:cacheprovider", "--cb-seed=7")
-SECONDS = 300
+SECONDS = 900
 
 
 @pytest.fixture
