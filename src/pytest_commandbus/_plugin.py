@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from . import keeping, lifecycle, load_session, markers, options, run, xdist
+from . import examples, keeping, lifecycle, load_session, markers, options, run, xdist
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -58,9 +58,11 @@ def pytest_pycollect_makeitem() -> Generator[None, Any, Any]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Refuse wrong markers before anything runs, and skip load tests that nobody asked for."""
+    """Refuse wrong markers before anything runs, skip load tests that nobody asked for, ready those of @given."""
     markers.check_markers(items)
     load_session.skip_load_tests(config, items)
+    for item in items:
+        examples.relax_settings(item)
 
 
 @pytest.hookimpl(tryfirst=True)

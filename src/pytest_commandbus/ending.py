@@ -1,5 +1,7 @@
 """The end of a test that used the bus: workers stopped, markers and audit checked, a failure explained."""
 
+import sys
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
@@ -44,6 +46,14 @@ async def check(runtime: "Runtime") -> None:
 
 async def _check_rules_matched(runtime: "Runtime") -> None:
     unmatched = await runtime.unmatched_rules()
+    if runtime.is_example:
+        runtime.idle_markers = unmatched
+    else:
+        refuse_idle(unmatched)
+
+
+def refuse_idle(unmatched: Sequence[str]) -> None:
+    """Fail the test for what its chaos markers say in vain."""
     if unmatched:
         pytest.fail(
             f"@pytest.mark.chaos({', '.join(unmatched)}) matched nothing that ran: no worker of this test took such a "
@@ -53,5 +63,8 @@ async def _check_rules_matched(runtime: "Runtime") -> None:
 
 
 def is_failure(error: BaseException | None) -> bool:
-    """Tell whether a test that raised this fails."""
-    return error is not None and not isinstance(error, pytest.skip.Exception | pytest.xfail.Exception)
+    """Tell whether what ended the body of a test is a failure: not a skip, nor an example that Hypothesis gave up."""
+    if error is None or isinstance(error, pytest.skip.Exception | pytest.xfail.Exception):
+        return False
+    hypothesis = sys.modules.get("hypothesis.errors")
+    return hypothesis is None or not isinstance(error, hypothesis.StopTest | hypothesis.UnsatisfiedAssumption)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from . import keeping, markers, run
+from . import examples, keeping, markers, run
 from .postgres.errors import PostgresError
 
 if TYPE_CHECKING:
@@ -43,15 +43,21 @@ def ending_within(item: pytest.Item) -> Iterator[None]:
     if runtime is None or not isinstance(item, pytest.Function):
         yield
         _refuse_idle_chaos(item)
+    elif markers.given_body(item) is not None:
+        yield from examples.running(item, runtime)
     elif markers.is_async_test(item):
         body = item.obj
-        item.obj = _with_end(body, runtime)
+        item.obj = with_end(body, runtime)
         try:
             yield
+        except BaseException as error:
+            runtime.finish_interrupted(error)
+            raise
         finally:
             item.obj = body
     else:
-        yield from _ending_plain(runtime)
+        with ending_plain(runtime):
+            yield
 
 
 def say_only_what_to_mend(call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
@@ -107,7 +113,9 @@ def _refuse_idle_chaos(item: pytest.Item) -> None:
         )
 
 
-def _with_end(body: Callable[..., Awaitable[Any]], runtime: "Runtime") -> Callable[..., Awaitable[None]]:
+def with_end(body: Callable[..., Awaitable[Any]], runtime: "Runtime") -> Callable[..., Awaitable[None]]:
+    """Return the body of an async test, followed by the end of what it opened."""
+
     @functools.wraps(body)
     async def test_with_end(*args: Any, **kwargs: Any) -> None:
         __tracebackhide__ = True
@@ -121,7 +129,9 @@ def _with_end(body: Callable[..., Awaitable[Any]], runtime: "Runtime") -> Callab
     return test_with_end
 
 
-def _ending_plain(runtime: "Runtime") -> Iterator[None]:
+@contextmanager
+def ending_plain(runtime: "Runtime") -> Iterator[None]:
+    """End what a plain test opened, after its body."""
     try:
         yield
     except BaseException as error:

@@ -1,7 +1,7 @@
 """The markers of the plugin: registered, read and checked here."""
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -53,16 +53,25 @@ def uses_plugin(item: pytest.Item) -> bool:
     )
 
 
+def given_body(item: pytest.Item) -> Callable[..., Any] | None:
+    """Return the test function that Hypothesis's @given calls with each example, None for another test."""
+    function = getattr(item, "obj", None)
+    if not getattr(function, "is_hypothesis_test", False):
+        return None
+    body: Callable[..., Any] | None = getattr(getattr(function, "hypothesis", None), "inner_test", None)
+    return body
+
+
 def is_async_test(item: pytest.Item) -> bool:
-    """Tell whether the test is an `async def` function."""
-    return isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj)
+    """Tell whether the test is an `async def` function, by itself or under @given."""
+    return isinstance(item, pytest.Function) and inspect.iscoroutinefunction(given_body(item) or item.obj)
 
 
 def needs_asyncio_marker(item: object) -> TypeGuard[pytest.Function]:
     """Tell whether pytest-asyncio must be told to run this test: it is async, uses the plugin, and nobody said how."""
     return (
         isinstance(item, pytest.Function)
-        and inspect.iscoroutinefunction(item.obj)
+        and is_async_test(item)
         and item.get_closest_marker("asyncio") is None
         and item.get_closest_marker("anyio") is None
         and uses_plugin(item)
@@ -160,7 +169,9 @@ def clock_is_skipped(item: pytest.Item) -> bool:
         return False
     if item.config.stash[RUN].options.chaos is not None:
         return True
-    return any(item.get_closest_marker(name) is not None for name in ("chaos", "load", "cb_clock"))
+    return "cb_chaos" in getattr(item, "fixturenames", ()) or any(
+        item.get_closest_marker(name) is not None for name in ("chaos", "load", "cb_clock")
+    )
 
 
 def _check_profiles(item: pytest.Item, names: Iterable[str], who: str) -> None:
