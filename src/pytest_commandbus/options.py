@@ -20,7 +20,7 @@ class Options:
     postgres: "embedded", "container" or the DSN of a server. seed: None when not given (then one is drawn).
     load: processes of a load test, None when load tests are not enabled. reports: files to write the load report to.
     app: "package.module:attribute" or "". migrations: folders of the users' own migrations. chaos: the profile over
-    the whole run, None without one.
+    the whole run, None without one. compare: an earlier load report, None without one.
     """
 
     postgres: str
@@ -32,6 +32,7 @@ class Options:
     app: str
     migrations: tuple[Path, ...]
     chaos: str | None = None
+    compare: Path | None = None
 
     @property
     def is_dsn(self) -> bool:
@@ -78,7 +79,13 @@ def add_options(parser: pytest.Parser) -> None:
         type=Path,
         default=[],
         metavar="PATH",
-        help="write the load report to PATH (.json); may be repeated",
+        help="write the load report to PATH (.json or .html); may be repeated",
+    )
+    group.addoption(
+        "--cb-compare",
+        type=Path,
+        metavar="PATH",
+        help="tell how the load tests changed against an earlier .json report",
     )
     group.addoption(
         "--cb-keep", action="store_true", help="keep the databases of failed tests and print a psql line for each"
@@ -110,6 +117,7 @@ def read_options(config: pytest.Config) -> Options:
         app=config.getini("cb_app"),
         migrations=tuple(config.getini("cb_migrations")),
         chaos=config.getoption("--cb-chaos"),
+        compare=config.getoption("--cb-compare"),
     )
 
 

@@ -33,7 +33,8 @@ class Runtime:
     database: the test's own or shared one. app: the App under test, None until a fixture that needs it was asked for.
     waited: a wait saw the end of what was started, so that liveness is audited too. audited_by_another: this test
     shares its database with one that audits it. skips_time: waiting takes no real time. sections: (title,
-    text) of the failure report. batches, worker_pools: what the test made so far.
+    text) of the failure report. objections: what the test fails for at its end. batches, worker_pools: what the test
+    made so far.
     """
 
     def __init__(self, item: pytest.Item, database: "Database") -> None:
@@ -50,6 +51,7 @@ class Runtime:
         self.finished = False
         self.skips_time = markers.clock_is_skipped(item)
         self.sections: list[tuple[str, str]] = []
+        self.objections: list[str] = []
         self.batches: list[ProcessBatch | CommandBatch] = []
         self.worker_pools: list[WorkerPool] = []
         self.pool: LazyPool = LazyPool(database.dsn, name=f"cb-{database.name}")

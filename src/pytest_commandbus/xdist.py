@@ -54,6 +54,15 @@ def is_shard(nodeid: str) -> bool:
     return _SHARD_ID.search(nodeid) is not None
 
 
+def judges(item: pytest.Item) -> bool:
+    """Whether this item, the first of those shards that run, fails for what its whole load test is to blame for.
+
+    All xdist workers have the same items in the same order.
+    """
+    test = without_shard(item.nodeid)
+    return item.nodeid == next(other.nodeid for other in item.session.items if without_shard(other.nodeid) == test)
+
+
 def merge(published: Iterable[Iterable[Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """Each load run once, in the order in which workers told of it: all shards of a run publish its merged result."""
     merged: dict[tuple[str, int], dict[str, Any]] = {}
