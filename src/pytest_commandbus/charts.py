@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,6 +34,10 @@ class Line:
         """The highest value, 0 without any."""
         return max((value for value in self.values if value is not None), default=0.0)
 
+    def scaled(self, factor: float) -> Line:
+        """The same in another unit."""
+        return replace(self, values=[None if value is None else value * factor for value in self.values])
+
 
 def ticks(highest: float, wanted: int = 4) -> list[float]:
     """Round values from 0 up to the first that is not below `highest`, about `wanted` steps."""
@@ -44,10 +48,10 @@ def ticks(highest: float, wanted: int = 4) -> list[float]:
     return [round(step * n, 9) for n in range(math.ceil(highest / step - 1e-9) + 1)]
 
 
-def tick_label(value: float) -> str:
-    """0.5 -> '0.5', 2500 -> '2,500', 20000 -> '20k'."""
-    if value >= 10_000:
-        return f"{value / 1000:,g}k"
+def tick_label(value: float, highest: float) -> str:
+    """0.5 -> '0.5', 2500 -> '2,500'; in thousands where the axis goes on to 10,000: 2500 -> '2.5k'."""
+    if highest >= 10_000:
+        return f"{value / 1000:,g}k" if value else "0"
     return f"{value:,.0f}" if value == int(value) else f"{value:g}"
 
 
@@ -74,12 +78,12 @@ def _axes(values: Sequence[float], span: float) -> Iterable[str]:
     for value in values:
         y = HEIGHT * (1 - value / values[-1])
         yield f'<line class="grid" x1="0" x2="100%" y1="{y:.1f}" y2="{y:.1f}"/>'
-        yield f'<text class="tick" x="-8" y="{y + 4:.1f}" text-anchor="end">{tick_label(value)}</text>'
+        yield f'<text class="tick" x="-8" y="{y + 4:.1f}" text-anchor="end">{tick_label(value, values[-1])}</text>'
     moments = [moment for moment in ticks(span, 5) if moment <= span * (1 + 1e-9)]
     for moment in moments:
         x, edge = 100 * moment / span, "start" if moment == 0 else "end" if moment > 0.97 * span else "middle"
         yield f'<line class="mark" x1="{x:.2f}%" x2="{x:.2f}%" y1="{HEIGHT}" y2="{HEIGHT + 5}"/>'
-        yield f'<text class="tick" x="{x:.2f}%" y="{HEIGHT + 18}" text-anchor="{edge}">{tick_label(moment)} s</text>'
+        yield f'<text class="tick" x="{x:.2f}%" y="{HEIGHT + 18}" text-anchor="{edge}">{tick_label(moment, moments[-1])} s</text>'
 
 
 def _shape(line: Line, highest: float, count: int) -> str:

@@ -123,11 +123,11 @@ def changes(before: Result, now: Result) -> Iterator[Change]:
         ("peak backlog", "peak_backlog"),
     ):
         yield Change(name, "", float(before[key]), float(now[key]))
-    yield from _latencies("process", before["latency_ms"], now["latency_ms"])
+    yield from _latencies("process", before["latency_ms"], now["latency_ms"], "p50", "p99")
     for step, figures in now["steps"].items():
         if step in before["steps"]:
             for kind, key in (("waiting", "waiting_ms"), ("handling", "handling_ms"), ("end to end", "latency_ms")):
-                yield from _latencies(f"{step} {kind}", before["steps"][step][key], figures[key])
+                yield from _latencies(f"{step} {kind}", before["steps"][step][key], figures[key], "p99")
 
 
 def differing(before: Result, now: Result) -> Iterator[str]:
@@ -145,8 +145,8 @@ def differing(before: Result, now: Result) -> Iterator[str]:
         yield f"steps of only one of them: {', '.join(gone)}"
 
 
-def _latencies(name: str, before: Mapping[str, float], now: Mapping[str, float]) -> Iterator[Change]:
-    for quantile in ("p50", "p99"):
+def _latencies(name: str, before: Mapping[str, float], now: Mapping[str, float], *quantiles: str) -> Iterator[Change]:
+    for quantile in quantiles:
         if quantile in before and quantile in now:
             yield Change(f"{name} {quantile}", "ms", float(before[quantile]), float(now[quantile]))
 

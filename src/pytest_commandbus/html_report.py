@@ -18,8 +18,9 @@ from .compare import Change, Earlier
 Result = Mapping[str, Any]
 
 FOLDER = Path(__file__).with_name("html")
+SECONDS_FROM_MS = 2_000
+"""A chart of latencies that reach so far tells seconds."""
 _SURROUNDINGS = {
-    "started_at": "began",
     "time": "waiting time",
     "skipped_seconds": "seconds skipped",
     "chaos_profile": "chaos profile",
@@ -36,7 +37,7 @@ def render(results: Sequence[Result], earlier: Earlier | None = None) -> str:
     return _template().render(
         style=(FOLDER / "load_report.css").read_text(encoding="utf-8"),
         runs=[_run(number, result, earlier) for number, result in enumerate(results, 1)],
-        verdicts=[_verdict(result) for result in results],
+        looks={"better": "good", "worse": "bad", "same": "none"},
         latencies=report.LATENCIES,
         quantiles=report.QUANTILES,
         compared_with=None if earlier is None else str(earlier.path),
@@ -80,10 +81,17 @@ def _run(number: int, result: Result, earlier: Earlier | None) -> dict[str, Any]
         "surroundings": {
             title: environment[key] for key, title in _SURROUNDINGS.items() if environment.get(key) is not None
         },
-        "chaos": environment.get("chaos", {}),
+        "began": environment.get("started_at", ""),
+        "chaos": {step: _behavior(told) for step, told in environment.get("chaos", {}).items()},
         "comparison": comparison,
         "rows": [] if comparison is None else [_compared(change) for change in comparison.changes],
     }
+
+
+def _behavior(told: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in told.items()
+    )
 
 
 def _verdict(result: Result) -> dict[str, str]:
@@ -118,9 +126,15 @@ def _charts(series: Mapping[str, Any]) -> list[dict[str, Any]]:
         ),
     ]
     for kind, (name, what) in report.LATENCIES.items():
-        lines = [charts.Line(q, series[kind][q], look) for q, look in zip(report.QUANTILES, "abc", strict=True)]
-        drawn.append({**_chart(f"Latency: {name}", "ms", width, *lines), "what": what})
+        drawn.append({**_latency_chart(name, series[kind], width), "what": what})
     return drawn
+
+
+def _latency_chart(name: str, values: Mapping[str, Sequence[float | None]], width: float) -> dict[str, Any]:
+    lines = [charts.Line(q, values[q], look) for q, look in zip(report.QUANTILES, "abc", strict=True)]
+    if max(line.highest for line in lines) < SECONDS_FROM_MS:
+        return _chart(f"Latency: {name}", "ms", width, *lines)
+    return _chart(f"Latency: {name}", "s", width, *(line.scaled(1 / 1000) for line in lines))
 
 
 def _chart(title: str, unit: str, width: float, *lines: charts.Line) -> dict[str, Any]:
@@ -154,8 +168,8 @@ def _statuses(result: Result) -> list[dict[str, Any]]:
 
 
 def _compared(change: Change) -> dict[str, Any]:
-    before, now, absolute, percent = report.change_texts(change)
-    return {"name": change.name, "figures": (before, now, absolute, percent), "verdict": change.verdict}
+    *figures, percent = report.change_texts(change)
+    return {"name": change.name, "figures": figures, "percent": percent, "verdict": change.verdict}
 
 
 def _milliseconds(value: float | None) -> str:

@@ -137,7 +137,7 @@ def figures(
 
 def _surroundings(measured: Measured) -> dict[str, Any]:
     return {
-        "started_at": measured.started_at.astimezone(UTC).isoformat(timespec="seconds"),
+        "started_at": f"{measured.started_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC",
         "skipped_seconds": round(measured.skipped, 3),
         "postgresql": measured.postgresql,
         "python": platform.python_version(),

@@ -165,11 +165,11 @@ def _thresholds(result: Result) -> list[str]:
     if not result["thresholds"]:
         return []
     rows = [(threshold, *told(threshold)) for threshold in result["thresholds"]]
-    width = max(len(figure) for _, figure, _ in rows)
+    names, width = max(len(each["name"]) for each, _, _ in rows), max(len(figure) for _, figure, _ in rows)
     return [
         "  thresholds",
         *(
-            f"    {each['name']:<{LABEL - 2}}  {'met' if each['passed'] else 'BROKEN':<8}{figure:<{width}}  {limit}"
+            f"    {each['name']:<{names}}  {'met' if each['passed'] else 'BROKEN':<8}{figure:<{width}}  {limit}"
             for each, figure, limit in rows
         ),
     ]
