@@ -83,7 +83,8 @@ def _axes(values: Sequence[float], span: float) -> Iterable[str]:
     for moment in moments:
         x, edge = 100 * moment / span, "start" if moment == 0 else "end" if moment > 0.97 * span else "middle"
         yield f'<line class="mark" x1="{x:.2f}%" x2="{x:.2f}%" y1="{HEIGHT}" y2="{HEIGHT + 5}"/>'
-        yield f'<text class="tick" x="{x:.2f}%" y="{HEIGHT + 18}" text-anchor="{edge}">{tick_label(moment, moments[-1])} s</text>'
+        label = f"{tick_label(moment, moments[-1])} s"
+        yield f'<text class="tick" x="{x:.2f}%" y="{HEIGHT + 18}" text-anchor="{edge}">{label}</text>'
 
 
 def _shape(line: Line, highest: float, count: int) -> str:
@@ -127,7 +128,7 @@ def _tips(unit: str, lines: Sequence[Line], bucket_seconds: float, count: int) -
 def shown(value: float | None) -> str:
     """A value for tooltips and tables; a dash for none."""
     if value is None:
-        return "–"  # noqa: RUF001  what a table shows where there is nothing
+        return "-"
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:,.2f}"
 
 

@@ -82,6 +82,7 @@ def _run(number: int, result: Result, earlier: Earlier | None) -> dict[str, Any]
             title: environment[key] for key, title in _SURROUNDINGS.items() if environment.get(key) is not None
         },
         "began": environment.get("started_at", ""),
+        "samples": environment.get("mismatch_samples", ()),
         "chaos": {step: _behavior(told) for step, told in environment.get("chaos", {}).items()},
         "comparison": comparison,
         "rows": [] if comparison is None else [_compared(change) for change in comparison.changes],
