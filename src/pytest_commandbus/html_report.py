@@ -65,12 +65,12 @@ def _template() -> jinja2.Template:
 
 def _run(number: int, result: Result, earlier: Earlier | None) -> dict[str, Any]:
     environment = result["environment"]
-    path, _, name = environment["test"].rpartition("::")
+    path, _, name = report.name_of(result).rpartition("::")
     comparison = None if earlier is None else earlier.compare(result)
     return {
         **result,
         "id": f"run{number}",
-        "name": name + (f", run {environment['run']}" if environment["run"] > 1 else ""),
+        "name": name,
         "path": path,
         "verdict": _verdict(result),
         "failed_pct": thresholds.failed_pct(result),

@@ -96,12 +96,18 @@ def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {number(count)}" for name, count in counts.items()) or "none"
 
 
+def name_of(result: Result) -> str:
+    """The test of a run, and which of its runs it is where it has several."""
+    environment = result["environment"]
+    return f"{environment['test']}, run {environment['run']}" if environment["run"] > 1 else str(environment["test"])
+
+
 def _head(result: Result) -> list[str]:
     created, ran = result["created_seconds"], result["run_seconds"]
     environment = result["environment"]
     size = f"{counted(result['processes'], 'process', 'processes')}, {counted(result['shards'], 'shard')}"
     lines = [
-        f"{environment['test']}: {size}, {counted(result['workers'], 'worker')}, seed {result['seed']}",
+        f"{name_of(result)}: {size}, {counted(result['workers'], 'worker')}, seed {result['seed']}",
         _labelled("created", f"{seconds(created)}, {number(rate(result['processes'], created))} processes/s"),
         _labelled(
             "run",

@@ -54,13 +54,13 @@ def is_shard(nodeid: str) -> bool:
     return _SHARD_ID.search(nodeid) is not None
 
 
-def judges(item: pytest.Item) -> bool:
+def judges(nodeid: str, nodeids: Iterable[str]) -> bool:
     """Whether this item, the first of those shards that run, fails for what its whole load test is to blame for.
 
-    All xdist workers have the same items in the same order.
+    nodeids: of the items of the run, which are the same in the same order on all xdist workers.
     """
-    test = without_shard(item.nodeid)
-    return item.nodeid == next(other.nodeid for other in item.session.items if without_shard(other.nodeid) == test)
+    test = without_shard(nodeid)
+    return nodeid == next(other for other in nodeids if without_shard(other) == test)
 
 
 def merge(published: Iterable[Iterable[Mapping[str, Any]]]) -> list[dict[str, Any]]:
