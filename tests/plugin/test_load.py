@@ -104,11 +104,11 @@ def test_the_figures_of_a_run_agree_with_each_other(suite: Suite) -> None:
     assert 0 < report["latency_ms"]["p50"] <= report["latency_ms"]["p99"] <= all_of_it
     series = report["series"]
     assert max(series["backlog"]) == report["peak_backlog"]
-    ended = sum(series["processes_per_second"]) * series["bucket_seconds"]
-    assert ended == pytest.approx(COUNT, rel=0.01)
-    settled = sum(series["commands_per_second"]) * series["bucket_seconds"]
-    assert settled == pytest.approx(report["commands_per_second"] * report["run_seconds"], rel=0.02)
-    assert series["bucket_seconds"] * len(series["backlog"]) >= report["total_seconds"]
+    told = ("processes_per_second", "commands_per_second")
+    ended, settled = (round(sum(series[name]) * series["bucket_seconds"]) for name in told)
+    attempts = sum(sum(step["outcomes"].values()) for step in report["steps"].values())
+    assert (ended, settled) == (COUNT, attempts - report["retries"])
+    assert series["bucket_seconds"] * len(series["backlog"]) >= report["total_seconds"] - 0.001
     reserved = report["steps"]["ReserveStock"]["outcomes"]
     assert reserved["COMPLETED"] + reserved["MOVED_TO_TSQ"] == COUNT
     assert sum(step["outcomes"].get("RETRY_SCHEDULED", 0) for step in report["steps"].values()) == report["retries"]
