@@ -42,6 +42,8 @@ async def check(runtime: "Runtime") -> None:
     """Check what must hold at the end of a test that passed so far."""
     await _check_rules_matched(runtime)
     await audit.check(runtime)
+    if runtime.objections:
+        pytest.fail("\n".join(runtime.objections), pytrace=False)
 
 
 async def _check_rules_matched(runtime: "Runtime") -> None:

@@ -20,7 +20,8 @@ class Options:
     postgres: "embedded", "container" or the DSN of a server; container_image: what the container is of. seed: None
     when not given (then one is drawn). load: processes of a load test, None when load tests are not enabled. reports:
     files to write the load report to. app: "package.module:attribute" or "". migrations: folders of the users' own
-    migrations. chaos: the profile over the whole run, None without one.
+    migrations. chaos: the profile over the whole run, None without one. compare: an earlier
+    load report, None without one.
     """
 
     postgres: str
@@ -33,6 +34,7 @@ class Options:
     migrations: tuple[Path, ...]
     chaos: str | None = None
     container_image: str = "postgres:18"
+    compare: Path | None = None
 
     @property
     def is_dsn(self) -> bool:
@@ -80,7 +82,13 @@ def add_options(parser: pytest.Parser) -> None:
         type=Path,
         default=[],
         metavar="PATH",
-        help="write the load report to PATH (.json); may be repeated",
+        help="write the load report to PATH (.json or .html); may be repeated",
+    )
+    group.addoption(
+        "--cb-compare",
+        type=Path,
+        metavar="PATH",
+        help="tell how the load tests changed against an earlier .json report",
     )
     group.addoption(
         "--cb-keep", action="store_true", help="keep the databases of failed tests and print a psql line for each"
@@ -114,6 +122,7 @@ def read_options(config: pytest.Config) -> Options:
         migrations=tuple(config.getini("cb_migrations")),
         chaos=config.getoption("--cb-chaos"),
         container_image=config.getini("cb_container_image") or "postgres:18",
+        compare=config.getoption("--cb-compare"),
     )
 
 

@@ -34,8 +34,9 @@ class Runtime:
     database: the test's own or shared one. app: the App under test, None until a fixture that needs it was asked for.
     waited: a wait saw the end of what was started, so that liveness is audited too. audited_by_another: this test
     shares its database with one that audits it. skips_time: waiting takes no real time. sections: (title,
-    text) of the failure report. batches, worker_pools: what the test made so far. is_example: one of many of this
-    test; its idle_markers are what chaos markers say in vain, which another example may not.
+    text) of the failure report. objections: what the test fails for at its end. batches, worker_pools: what the test
+    made so far. is_example: one of many of this test; its idle_markers are what chaos markers say in vain, which
+    another example may not.
     """
 
     def __init__(self, item: pytest.Item, database: "Database") -> None:
@@ -52,6 +53,7 @@ class Runtime:
         self.finished = False
         self.skips_time = markers.clock_is_skipped(item)
         self.sections: list[tuple[str, str]] = []
+        self.objections: list[str] = []
         self.batches: list[ProcessBatch | CommandBatch] = []
         self.worker_pools: list[WorkerPool] = []
         self.is_example = False

@@ -110,7 +110,14 @@ def test_worker_processes_need_an_app_that_they_can_import(suite: Suite):
     [
         ('cb_database("module")', '*the marker cb_database takes scope=*@pytest.mark.cb_database(scope="module")*'),
         ('cb_database(scope="world")', "*cb_database takes scope=, one of function, class, module, package, session*"),
-        ("load(real=True)", "*the marker load does not know 'real': it takes real_time*"),
+        (
+            "load(real=True)",
+            "*the marker load does not know 'real': it takes real_time, p99_ms, min_per_second, max_failed_pct, max_*",
+        ),
+        (
+            "load(real_time=1, p99_ms=-1, max_seconds=True, max_failed_pct=101)",
+            "*real_time=1 is neither *; p99_ms=-1 is not a number of ms, from 0 up; max_seconds=True is not*; max_*",
+        ),
         ("cb_no_audit(1)", "*the marker cb_no_audit takes no arguments*"),
     ],
 )
