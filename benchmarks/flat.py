@@ -72,9 +72,10 @@ def claim_ratios(*, large: int, small: int = 10_000) -> dict[str, list[float]]:
         return {"backlog": backlog, "aside": _interleaved(plain, full, claims)}
 
 
-# Seconds in which the first and the last tenth of the commands were completed.
+# Seconds in which the first and the last tenth of the commands were completed; above 0, for one settle may be a tenth.
 _TENTHS = """
-    SELECT extract(epoch FROM at[2] - at[1])::float8, extract(epoch FROM at[4] - at[3])::float8
+    SELECT greatest(extract(epoch FROM at[2] - at[1]), 1e-6)::float8,
+           greatest(extract(epoch FROM at[4] - at[3]), 1e-6)::float8
       FROM (SELECT percentile_disc('{0,0.1,0.9,1}'::float8[]) WITHIN GROUP (ORDER BY ts) AS at
               FROM commandbus.event WHERE type = 'COMPLETED') AS done"""
 

@@ -1,7 +1,7 @@
 """What is measured, how large, and how often. Systems take turns, so that a neighbour's load falls on all of them."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ class Suite:
         counts = {"ours": self.sizes.singles, "pgqueuer_asyncpg": self.sizes.singles}
         return self._in_turns(counts, lambda run, count: latencies(run, count, _PAUSE))
 
-    def held(self) -> dict[str, list[Work]]:
+    def held(self, *only: str) -> dict[str, list[Work]]:
         """Three-step processes: plain, with an old snapshot held throughout, and under chaos that draws no failure."""
         ours, chaos, count = self._own["ours"], self._own["ours_chaos"], self.sizes.processes
         asked: dict[str, Callable[[], Work]] = {
@@ -112,7 +112,7 @@ class Suite:
             "old_snapshot": lambda: work(ours, PROCESSES, count, hold_snapshot=True),
             "chaos": lambda: work(chaos, PROCESSES, count),
         }
-        return _turns(asked, self.sizes.runs)
+        return _turns(_only(asked, only), self.sizes.runs)
 
     def tenths(self) -> list[float]:
         """The rate of the last tenth of draining a large backlog / that of the first."""
@@ -120,7 +120,7 @@ class Suite:
             "drain"
         ]
 
-    def waiting(self) -> dict[str, list[Work]]:
+    def waiting(self, *only: str) -> dict[str, list[Work]]:
         """Handlers that wait: many at a time; and short ones, alone and beside a capped type of long ones."""
         run, sizes = self._own["ours_waiting"], self.sizes
         asked: dict[str, Callable[[], Work]] = {
@@ -128,7 +128,7 @@ class Suite:
             SHORT: lambda: work(run, SHORT, sizes.short, audit=False),
             SHORT_BESIDE_LONG: lambda: work(run, SHORT_BESIDE_LONG, sizes.short, audit=False),
         }
-        return _turns(asked, self.sizes.long_runs)
+        return _turns(_only(asked, only), self.sizes.long_runs)
 
     def _in_turns(self, counts: dict[str, int], measure: Callable[[Run, int], Any]) -> dict[str, list[Any]]:
         known = self._own | self._peers
@@ -149,6 +149,11 @@ _PEERS = {
 
 def _bound(measure: Callable[[Run, int], Any], run: Run, count: int) -> Callable[[], Any]:
     return lambda: measure(run, count)
+
+
+def _only(asked: dict[str, Callable[[], Work]], names: Sequence[str]) -> dict[str, Callable[[], Work]]:
+    """Those of these names; all when there are none."""
+    return {name: measure for name, measure in asked.items() if name in names or not names}
 
 
 def _turns(asked: dict[str, Callable[[], Any]], runs: int) -> dict[str, list[Any]]:

@@ -1,11 +1,10 @@
 """DBOS: a workflow of three steps on a queue of its system database.
 
-Workflows and steps are plain functions: DBOS runs them in threads, and they cost a fifth less CPU than async
-ones. Each process has an `executor_id` of its own and a `worker_concurrency` (queue reference),
-the queue is polled 20 times a second instead of once (`polling_interval_sec`), and the pool keeps its documented 20
-connections, as many as run at once. The backlog is enqueued by `DBOSClient.enqueue_in_transaction`, many to a
-transaction, which is the only way to enqueue in bulk. Processes are launched before the start; a process listens
-within the second in which it registers the queue.
+Workflows and steps are plain functions: DBOS runs them in threads, and they cost a fifth less CPU than async ones. Each
+process has an `executor_id` of its own and a `worker_concurrency` (queue reference), the queue is polled 20 times a
+second instead of once (`polling_interval_sec`), and the pool keeps its documented 20 connections, as many as run at
+once. The backlog is enqueued by `DBOSClient.enqueue_in_transaction`, many to a transaction, since there is no call for
+several at once. Processes are launched before the start, and listen within the second after they register the queue.
 """
 
 import asyncio

@@ -1,8 +1,9 @@
 """Oban for Python; jobs inserted by `enqueue_many`.
 
 On uvloop, as its own command line runs it. The queue's `limit` and `debounce_interval` (defining queues) are large
-together: a process then fetches and acknowledges up to 500 jobs in one transaction each, 20 times a second, which
-leaves room for ten times as many as it does. Pool of 10, its default ("workers only borrow a connection briefly").
+together: a process then fetches and acknowledges up to 500 jobs in one transaction each, 20 times a second, which is
+room for more than it can do and cost less than small steps. The pool of 10 is its default, which suffices, since
+"workers only borrow a connection briefly".
 """
 
 from typing import Any

@@ -3,7 +3,7 @@
 `concurrency` 10 in each process (execute multiple jobs at the same time), a pool with a connection for each and two to
 spare (limit the number of opened connections: it is smaller otherwise), on uvloop. It fetches and finishes one job at a
 time and costs the same at a concurrency of 30. While it has jobs it neither waits for a notification nor for its
-`fetch_job_polling_interval`. Finished jobs stay, as they do by default and in all others: deleting them cost more.
+`fetch_job_polling_interval`. Finished jobs stay, as they do by default and in the others.
 """
 
 import asyncio

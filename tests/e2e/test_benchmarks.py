@@ -1,13 +1,12 @@
-"""The benchmarks hold together: every question is put, at the smallest sizes, to ours and the floor."""
-
-import json
+"""The benchmarks hold together: their questions are put, at the smallest sizes, to ours and the floor."""
 
 import pytest
 
-from benchmarks import results, tables
+from benchmarks import flat, results
 from benchmarks.suite import Sizes, Suite
+from benchmarks.systems.ours_waiting import SHORT_BESIDE_LONG
 
-TINY = Sizes(
+SIZES = Sizes(
     runs=1,
     long_runs=1,
     processes=30,
@@ -23,32 +22,34 @@ TINY = Sizes(
 
 
 @pytest.mark.slow
-def test_every_question_is_answered_and_the_figures_have_their_names() -> None:
-    found = Suite(TINY, peers=None).measure()
+def test_processes_are_created_done_and_audited_by_ours_and_the_floor() -> None:
+    found = Suite(SIZES, peers=None).processes()
+    assert set(found) == {"ours", "floor"}
+    assert all(run.created > 0 and run.done > 0 for runs in found.values() for run in runs)
+    assert found["ours"][0].audited > 0
 
-    assert set(found.processes) == {"ours", "floor"}
-    assert set(found.held) == {"ours", "old_snapshot", "chaos"}
-    systems = [
-        runs for asked in (found.processes, found.commands, found.held, found.waiting) for runs in asked.values()
-    ]
-    works = [run for runs in systems for run in runs]
-    assert len(works) == 2 + 1 + 3 + 3
-    assert all(run.created > 0 and run.done > 0 for run in works)
-    assert [len(run) for run in found.single["ours"]] == [TINY.singles]
-    figures = json.loads(json.dumps(tables.figures(found)))
-    assert {name for name, ratio in figures["ratios"].items() if ratio is None} == {
-        "absurd",
-        "dbos",
-        "latency_p50_pgqueuer",
-        "oban",
-        "pgqueuer_asyncpg",
-        "pgqueuer_psycopg",
-        "procrastinate",
-    }
+
+@pytest.mark.slow
+def test_chaos_waiting_and_single_commands_are_measured() -> None:
+    suite = Suite(SIZES, peers=None)
+    assert [len(run) for run in suite.single()["ours"]] == [SIZES.singles]
+    [chaos], [waiting] = suite.held("chaos")["chaos"], suite.waiting(SHORT_BESIDE_LONG)[SHORT_BESIDE_LONG]
+    assert chaos.done > 0
+    assert 0 < waiting.done < 2 * 15 / 0.01, "no more than the slots that the capped type leaves can do"
+
+
+@pytest.mark.slow
+def test_what_stays_flat_is_measured() -> None:
+    claims = flat.claim_ratios(large=SIZES.backlog, small=200)
+    assert {name: len(ratios) for name, ratios in claims.items()} == {"backlog": 2, "aside": 2}
+    assert Suite(SIZES, peers=None).tenths()[0] > 0
+    assert flat.refresh_ms(20, repetitions=1)[0] > 0
+
+
+def test_a_result_says_where_it_was_made() -> None:
     about = results.place()
-    assert (
-        about["server"]["fsync"] == about["server"]["synchronous_commit"] == about["server"]["full_page_writes"] == "on"
-    )
-    text = "\n".join([*tables.report(found), *results.foot(about)])
-    assert "synchronous_commit on" in text
-    assert "not measured" in text
+    assert {about["server"][name] for name in ("fsync", "synchronous_commit", "full_page_writes")} == {"on"}
+    assert about["server"]["data on"] != "tmpfs"
+    assert about["machine"]["cores"] >= 1
+    assert any(peer.startswith("pgqueuer") for peer in about["versions"]["peers"])
+    assert any("synchronous_commit on" in line for line in results.foot(about))
