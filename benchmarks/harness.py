@@ -48,8 +48,8 @@ class Run:
     python: Python
 
     @cached_property
-    def queries(self) -> dict[str, str]:
-        """The system's queries: when it started, and whether it has finished."""
+    def about(self) -> dict[str, Any]:
+        """The system's queries for when it started and whether it has finished, and whether it has an auditor."""
         return self.call("describe", "")
 
     def call(self, verb: str, dsn: str, *options: str) -> dict[str, Any]:
@@ -70,21 +70,19 @@ class Work:
 
     created: float
     done: float
-    audited: float  # seconds; 0 where the system has no auditor, or was not asked
+    audited: float  # seconds; 0 where the system has no auditor
     asked: tuple[float, ...] = ()  # what `ask` found
 
 
-def work(
-    run: Run, workload: str, count: int, *, hold_snapshot: bool = False, audit: bool = True, ask: str | None = None
-) -> Work:
+def work(run: Run, workload: str, count: int, *, hold_snapshot: bool = False, ask: str | None = None) -> Work:
     """Fill a backlog on a new server, then let the worker processes work it off.
 
     With `hold_snapshot` a transaction that began before the first claim stays open until the end. `ask` is a query of
     one row of numbers, put to the database at the end.
     """
+    about = run.about
     with EmbeddedPostgres(durable=True) as server:
         dsn = server.dsn()
-        run.call("install", dsn)
         filled = run.call("fill", dsn, "--workload", workload, "--count", str(count))
         with (
             psycopg.connect(dsn, autocommit=True) as conn,
@@ -97,11 +95,11 @@ def work(
                 old.execute("SELECT count(*) FROM pg_class")
             for process in processes:
                 _say_go(process)
-            _until(conn, run.queries["finished"], processes)
+            _until(conn, about["finished"], processes)
             ended = time.time()
-            seconds = ended - _row(conn, run.queries["started"])[0]
+            seconds = ended - _row(conn, about["started"])[0]
             asked = _row(conn, ask) if ask is not None else ()
-        audited = run.call("audit", dsn).get("seconds", 0.0) if audit else 0.0
+        audited = run.call("audit", dsn).get("seconds", 0.0) if about["has_auditor"] else 0.0
         return Work(count / filled["seconds"], count / seconds, audited, asked)
 
 

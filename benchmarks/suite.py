@@ -124,9 +124,9 @@ class Suite:
         """Handlers that wait: many at a time; and short ones, alone and beside a capped type of long ones."""
         run, sizes = self._own["ours_waiting"], self.sizes
         asked: dict[str, Callable[[], Work]] = {
-            IO: lambda: work(run, IO, sizes.waiting, audit=False),
-            SHORT: lambda: work(run, SHORT, sizes.short, audit=False),
-            SHORT_BESIDE_LONG: lambda: work(run, SHORT_BESIDE_LONG, sizes.short, audit=False),
+            IO: lambda: work(run, IO, sizes.waiting),
+            SHORT: lambda: work(run, SHORT, sizes.short),
+            SHORT_BESIDE_LONG: lambda: work(run, SHORT_BESIDE_LONG, sizes.short),
         }
         return _turns(_only(asked, only), self.sizes.long_runs)
 

@@ -25,6 +25,7 @@ class System(ABC):
     workloads: Sequence[str] = (COMMANDS,)
     started: str  # a query for when the first command or step began, in seconds of the Unix epoch
     finished: str  # a query that is true when nothing is left to do
+    has_auditor = False
 
     def __init__(self) -> None:
         self.latencies: list[float] = []
@@ -46,7 +47,7 @@ class System(ABC):
         raise NotImplementedError(f"{type(self).__name__} is not measured with single commands: give it a send()")
 
     async def audit(self, dsn: str) -> None:  # noqa: B027  most systems have no auditor
-        """Check what was done, and raise if anything is wrong."""
+        """Check what was done, and raise if anything is wrong; called when `has_auditor`."""
 
     def handled(self, sent: float) -> None:
         """Take the time of sending of a command whose handler begins now."""
@@ -87,7 +88,7 @@ def main(system: System, loop_factory: Callable[[], asyncio.AbstractEventLoop] |
     parser.add_argument("--pause", type=float, default=0.02, help="seconds between single commands")
     options = parser.parse_args()
     if options.verb == "describe":
-        print(json.dumps({"started": system.started, "finished": system.finished}))
+        print(json.dumps({name: getattr(system, name) for name in ("started", "finished", "has_auditor")}))
         return
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(_answer(system, options))
@@ -98,6 +99,7 @@ async def _answer(system: System, options: argparse.Namespace) -> None:
         case "install":
             await system.install(options.dsn)
         case "fill":
+            await system.install(options.dsn)
             await _timed(system.fill(options.dsn, options.workload, options.count))
         case "audit":
             await _timed(system.audit(options.dsn))

@@ -19,6 +19,7 @@ from commandbus.cli.serving import spare_the_collector
 
 class Ours(System):
     workloads: Sequence[str] = (COMMANDS, PROCESSES)
+    has_auditor = True
     concurrency = 10  # handlers of a worker process at a time, the default
     started = "SELECT extract(epoch FROM min(ts))::float8 FROM commandbus.event WHERE type = 'RECEIVED'"
     finished = "SELECT NOT EXISTS (SELECT FROM commandbus.queue)"
