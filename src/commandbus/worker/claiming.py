@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from commandbus._core.connection import Pool
+from commandbus._core.connection import Connection, Pool
 from commandbus._core.queue_sql import Claimed
 from commandbus.errors import HandlerNotFoundError
 from commandbus.executor import Run
@@ -138,7 +138,8 @@ class Place:
     def __init__(self) -> None:
         self.after = 0  # seq that the last claim ended with
         self.full_scan_at = 0.0
-        self.scan_seconds = 0.0  # that the last claim from the very beginning took
+        self.claim_seconds = 0.0  # that the server took for the last claim
+        self.scan_seconds = 0.0  # of those, what the last claim from the very beginning spent on looking
         self.is_drained = False  # nothing was left, as far as is known
         self.has_released = False  # what the last claim found was given back, for others first
 
@@ -195,7 +196,8 @@ class Claiming:
             self._news.clear()
             open_lanes = [lane for lane, place in self._places.items() if not place.is_drained and self._room(lane) > 0]
             for lane in open_lanes:
-                limit = self._room(lane)
+                if (limit := self._room(lane)) <= 0:  # the lanes before it may have taken what there was
+                    continue
                 self._places[lane].is_drained = await self._claim(lane, limit) < limit
                 if self._intake.is_stopping:
                     break
@@ -219,34 +221,21 @@ class Claiming:
     async def _claim_from_start(self, lane: Lane, limit: int) -> int:
         """Claim from the very beginning of the queue, which may lead past many commands of other lanes.
 
-        So that looking never takes more than its share of the time, the next such claim waits accordingly.
+        So that looking never takes more than its share of the time, the next such claim waits accordingly, but not
+        longer than a lease.
         """
         place = self._places[lane]
-        began = asyncio.get_running_loop().time()
         place.after = 0
         found = await self._claim_after(lane, limit)
-        now = asyncio.get_running_loop().time()
-        place.scan_seconds = 0.0 if found == limit else max(0.0, now - began - found * _ROW)
-        place.full_scan_at = now + max(_FULL_SCAN, _SCAN_SHARE * place.scan_seconds)
+        place.scan_seconds = 0.0 if found == limit else max(0.0, place.claim_seconds - found * _ROW)
+        wait = max(_FULL_SCAN, min(_SCAN_SHARE * place.scan_seconds, self._intake.lease))
+        place.full_scan_at = asyncio.get_running_loop().time() + wait
         return found
 
     async def _claim_after(self, lane: Lane, limit: int) -> int:
         settlement, intake, place = self._intake.settlement, self._intake, self._places[lane]
         claimed_at = asyncio.get_running_loop().time()
-        claims = await self._conn.retrying(
-            lambda conn: queue.claim(
-                conn,
-                settlement.domain,
-                settlement.worker_id,
-                limit=limit,
-                lease=intake.lease,
-                max_attempts=self._max_attempts,
-                after=place.after,
-                only=lane.only,
-                excluding=() if lane.only else [*self._capped, *self.others_types],
-            ),
-            "claim",
-        )
+        claims = await self._conn.retrying(lambda conn: self._ask(conn, lane, limit), "claim")
         if not claims:
             return 0
         place.after = claims[-1].seq
@@ -261,6 +250,23 @@ class Claiming:
             place.has_released = True  # for others first: whoever claims at once would only get it back
             return 0
         return len(claims)
+
+    async def _ask(self, conn: Connection, lane: Lane, limit: int) -> list[Claimed]:
+        place, settlement = self._places[lane], self._intake.settlement
+        began = asyncio.get_running_loop().time()  # of this attempt: an outage before it is no slow look
+        claims = await queue.claim(
+            conn,
+            settlement.domain,
+            settlement.worker_id,
+            limit=limit,
+            lease=self._intake.lease,
+            max_attempts=self._max_attempts,
+            after=place.after,
+            only=lane.only,
+            excluding=() if lane.only else [*self._capped, *self.others_types],
+        )
+        place.claim_seconds = asyncio.get_running_loop().time() - began
+        return claims
 
     async def _pause(self) -> None:
         """Wait until woken, until there is room, or until what is drained deserves another look."""
