@@ -105,13 +105,15 @@ def work(run: Run, workload: str, count: int, *, hold_snapshot: bool = False, as
 
 def latencies(run: Run, count: int, pause: float) -> list[float]:
     """Send single commands to one idle worker; returns the seconds from each send to the start of its handler."""
+    about = run.about
     with EmbeddedPostgres(durable=True) as server:
         dsn = server.dsn()
         run.call("install", dsn)
-        with _workers(run, dsn, 1) as processes:
+        with psycopg.connect(dsn, autocommit=True) as conn, _workers(run, dsn, 1) as processes:
             _say_go(processes[0])
             run.call("send", dsn, "--count", "20", "--pause", str(pause))  # its plans and connections are warm then
             run.call("send", dsn, "--count", str(count), "--pause", str(pause))
+            _until(conn, about["finished"], processes)
             found = _end(processes[0])
     if len(found["latencies"]) != count + 20:
         raise SystemExit(f"{run.name}: {len(found['latencies'])} of {count + 20} commands were handled")
