@@ -7,6 +7,7 @@ require_our_commandbus()
 # pytest looks for hooks and fixtures here.
 from ._plugin import (  # noqa: E402
     pytest_addoption,
+    pytest_assertrepr_compare,
     pytest_collection_modifyitems,
     pytest_configure,
     pytest_configure_node,
@@ -65,6 +66,7 @@ __all__ = [
     "cb_tsq",
     "cb_worker_pool",
     "pytest_addoption",
+    "pytest_assertrepr_compare",
     "pytest_collection_modifyitems",
     "pytest_configure",
     "pytest_configure_node",

@@ -77,9 +77,12 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Add to a failure what one needs to understand it and to run it again."""
     report = yield
+    lifecycle.say_only_what_to_mend(call, report)
     lifecycle.add_sections(item, report)
     return report
 
@@ -96,6 +99,11 @@ def pytest_testnodedown(node: Any) -> None:
     """Take what an xdist worker tells at its end."""
     keeping.take_from_worker(node)
     load_session.take_from_worker(node)
+
+
+def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
+    """Show where counts of a batch, or prediction and observation, differ."""
+    return lifecycle.explain(op, left, right)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 async def end(runtime: "Runtime", workers: AsyncExitStack, error: BaseException | None) -> None:
     """Stop the workers that `workers` holds, check, explain, close the pool. Raises the first problem found here."""
     problem: BaseException | None = None
+    runtime.forget_explained(error)
+    if error is not None and is_failure(error):
+        await runtime.explain(error)
     try:
         await workers.aclose()
         if error is None:
@@ -21,13 +24,15 @@ async def end(runtime: "Runtime", workers: AsyncExitStack, error: BaseException 
     except BaseException as raised:
         problem = raised
     try:
-        if _is_failure(error) and problem is not None:
+        if is_failure(error) and problem is not None:
             runtime.sections.append(("commandbus: at the end of the test", f"{type(problem).__name__}: {problem}"))
-        if _is_failure(error) or problem is not None:
-            runtime.sections.extend(await failure_report.collect(runtime))
+        if not is_failure(error) and problem is not None:
+            await runtime.explain(problem)
+        if is_failure(error) or problem is not None:
+            runtime.sections.extend(failure_report.logs(runtime))
     finally:
         await runtime.pool.end()
-    if problem is not None and not _is_failure(error):
+    if problem is not None and not is_failure(error):
         raise problem
 
 
@@ -47,5 +52,6 @@ async def _check_rules_matched(runtime: "Runtime") -> None:
         )
 
 
-def _is_failure(error: BaseException | None) -> bool:
+def is_failure(error: BaseException | None) -> bool:
+    """Tell whether a test that raised this fails."""
     return error is not None and not isinstance(error, pytest.skip.Exception | pytest.xfail.Exception)

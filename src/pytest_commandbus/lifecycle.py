@@ -4,16 +4,19 @@ import functools
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from . import keeping, markers, run
+from .postgres.errors import PostgresError
 
 if TYPE_CHECKING:
     from .runtime import Runtime
 
 RUNTIME = pytest.StashKey["Runtime"]()
+_PACKAGE = Path(__file__).parent
 SEED_SECTION = "commandbus: seed"
 
 
@@ -51,22 +54,48 @@ def ending_within(item: pytest.Item) -> Iterator[None]:
         yield from _ending_plain(runtime)
 
 
+def say_only_what_to_mend(call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
+    """Show an error that our own fixtures raise, such as for a missing server, by its message: not where in us it was.
+
+    A test's own call of ours is another thing: there one wants to see which call it was.
+    """
+    excinfo = call.excinfo
+    if report.when != "setup" or excinfo is None or not isinstance(excinfo.value, pytest.UsageError | PostgresError):
+        return
+    if _PACKAGE in Path(str(excinfo.traceback[-1].path)).parents:
+        report.longrepr = excinfo.getrepr(style="value", chain=False)
+
+
 def add_sections(item: pytest.Item, report: pytest.TestReport) -> None:
     """Put seed, re-run line, batch stats, timelines and worker logs into the report of a test that failed."""
     if not report.failed or not markers.uses_plugin(item):
         return
     config = item.config
     this = config.stash[run.RUN]
+    line = run.rerun_line(config, item.nodeid)
+    properties = [("cb_seed", this.seed), ("cb_run_again", line)]
+    item.user_properties.extend(p for p in properties if p not in item.user_properties)
     profile = "" if this.options.chaos is None else f", chaos profile {this.options.chaos}"
-    report.sections.append(
-        (SEED_SECTION, f"seed {this.seed}{profile}, run again with:\n{run.rerun_line(config, item.nodeid)}")
-    )
+    report.sections.append((SEED_SECTION, f"seed {this.seed}{profile}, run again with:\n{line}"))
     kept = keeping.keep(item)
     if kept is not None:
         report.sections.append(("commandbus: kept database", kept))
     runtime = item.stash.get(RUNTIME, None)
     if runtime is not None:
+        if report.when == "setup":
+            runtime.explain_failed_setup()
         report.sections.extend(runtime.sections)
+        runtime.sections = []  # told; what fails after it has its own
+
+
+def explain(op: str, left: object, right: object) -> list[str] | None:
+    """Return what pytest is to show of a comparison that does not hold, None for those that are not ours."""
+    package = __package__ or ""
+    if not any(type(side).__module__.startswith(package) for side in (left, right)):
+        return None  # and nothing is imported for it
+    from . import differences
+
+    return differences.explain(op, left, right)
 
 
 def _refuse_idle_chaos(item: pytest.Item) -> None:

@@ -128,6 +128,8 @@ class _LoadRun:
     async def work(self, ranges: Sequence[range], own: int) -> None:
         """Work on shards until the last one of the run has finished."""
         self._count = ranges[-1].stop
+        demand = self._runtime.demand(self._order.workers, self._order.processes)
+        demand.check(await self._runtime.room())  # before anything is created that they then could not work on
         await self._ledger.open(ranges)
         async with self._beating():
             try:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from .chaos_rules import ChaosRules
     from .command_batch import CommandBatch
+    from .connections import Demand, Room
     from .database import Database
     from .oracle import Prediction
     from .process_batch import ProcessBatch
@@ -61,6 +62,7 @@ class Runtime:
         self._rules_stored = False
         self._managers: tuple[BaseProcessManager, ...] | None = None
         self._stack = AsyncExitStack()
+        self._explained: BaseException | None = None
 
     def set_app(self, app: object, profiles: object) -> None:
         """Take what the fixtures cb_app and cb_chaos_profiles returned, which must fit. Errors: pytest.UsageError."""
@@ -212,6 +214,25 @@ class Runtime:
         self.worker_pools.append(pool)
         return pool
 
+    def demand(self, workers: int, processes: bool, beside: int = 0) -> "Demand":
+        """Return what connections workers of the App ask for, beside so many that the test's other workers have."""
+        from .connections import Demand
+        from .xdist import shard_count
+
+        domains = len(self.require_app("cb_worker_pool").domains(self.pool))
+        return Demand(workers, domains, processes=processes, beside=beside, shards=shard_count(self.item.config))
+
+    async def room(self) -> "Room":
+        """Return what connections the server has for this test run."""
+        from . import statements
+        from .connections import Room
+        from .postgres.admin import APPLICATION_NAME
+
+        own = {"prefix": f"cb_{self.run.run_id}_", "admin": APPLICATION_NAME}
+        async with self.pool.connection() as connection:
+            row = await (await connection.execute(statements.CONNECTIONS, own)).fetchone()
+        return Room(*row) if row is not None else Room(0, 0, 0)
+
     async def ensure_workers(self, workers: int, concurrency: int, processes: bool) -> None:
         """Start workers that end with the test, unless some run."""
         if not any(pool.running for pool in self.worker_pools):
@@ -219,6 +240,7 @@ class Runtime:
 
     def check_workers(self) -> None:
         """Raise WorkerDiedError if a worker ended by itself."""
+        __tracebackhide__ = True
         for pool in self.worker_pools:
             pool.check()
 
@@ -317,6 +339,27 @@ class Runtime:
         """As `finish`, for a plain test: on the loop of its portal."""
         if self._portal is not None:
             self._portal.call(self.finish, error)
+
+    async def explain(self, error: BaseException) -> None:
+        """Collect the sections of the failure report for what the test's body raised, while its workers still run."""
+        from . import failure_report
+
+        if self._explained is None:
+            self._explained = error
+            self.sections.extend(await failure_report.collect(self))
+
+    def forget_explained(self, error: BaseException | None) -> None:
+        """Drop what was collected for an error that the test's body caught."""
+        if self._explained is not error:
+            self._explained = None
+            self.sections.clear()
+
+    def explain_failed_setup(self) -> None:
+        """Collect the sections of a test whose fixtures failed, so that it never ran."""
+        from . import failure_report
+
+        if self.batches:
+            self.sections.extend(failure_report.collect_elsewhere(self))
 
     def abandon(self) -> None:
         """Let go of what a test that never ran has opened."""
