@@ -137,6 +137,7 @@ class Settlement:
     def _outcome_row(self, finished: Finished, reply: dict[str, Any]) -> dict[str, Any]:
         """What record_outcomes takes for a command that is not just completed."""
         claimed, outcome = finished.claimed, finished.outcome
+        details = outcome.details if outcome.delay is None else {**outcome.details, "delay": outcome.delay}
         return {
             "command_id": claimed.command_id,
             "domain": self.domain,
@@ -153,7 +154,7 @@ class Settlement:
             "lost_leases": claimed.lost_leases,
             "max_attempts": claimed.max_attempts,
             "delay": outcome.delay,
-            "details": Fragment(sanitise(outcome.details).json) if outcome.details else None,
+            "details": Fragment(sanitise(details).json) if details else None,
             "process_id": claimed.process_id,
             **reply,
         }
