@@ -32,7 +32,7 @@ from commandbus.models import (
     Page,
     SendRequest,
 )
-from commandbus.payload import MAX_BYTES, check_name, dump_payload, load_payload
+from commandbus.payload import MAX_BYTES, check_count, check_id, check_name, check_text, dump_payload, load_payload
 from commandbus.process.cancelling import make_request
 from commandbus.process.decide import Manager
 from commandbus.repositories import batches, commands
@@ -87,8 +87,7 @@ class CommandBus:
         While a chunk is being stored the next one is drawn and checked, never more than that one.
         Raises DuplicateCommandError for the first id that is stored already; the chunks before it stay.
         """
-        if chunk_size < 1:
-            raise ValueError(f"chunk_size must be at least 1, not {chunk_size}")
+        check_count(chunk_size, "chunk_size")
 
         async def store(chunk: _Chunk) -> None:
             async with transaction(self._pool, None) as own:
@@ -138,7 +137,7 @@ class CommandBus:
     async def get_command(self, command_id: UUID, *, conn: Connection | None = None) -> CommandMetadata:
         """Return one command as it stands. Raises CommandNotFoundError."""
         async with transaction(self._pool, conn) as own:
-            command = await commands.get(own, command_id)
+            command = await commands.get(own, check_id(command_id))
         if command is None:
             raise CommandNotFoundError(command_id)
         return command
@@ -146,7 +145,7 @@ class CommandBus:
     async def get_batch(self, domain: str, batch_id: UUID, *, conn: Connection | None = None) -> BatchMetadata:
         """Recount one batch and return it. Raises BatchNotFoundError."""
         async with transaction(self._pool, conn) as own:
-            batch = await batches.get(own, domain, batch_id)
+            batch = await batches.get(own, check_name(domain), check_id(batch_id, "batch_id"))
         if batch is None:
             raise BatchNotFoundError(domain, batch_id)
         return batch
@@ -267,7 +266,7 @@ class CommandBus:
         """
         (ordinal,) = load_cursor(cursor, (int,)) or (-1,)
         query = {
-            "batch_id": batch_id,
+            "batch_id": check_id(batch_id, "batch_id"),
             "status": None if status is None else str(CommandStatus(status)),
             "limit": check_limit(limit),
             "ordinal": ordinal,
@@ -279,7 +278,7 @@ class CommandBus:
     async def get_audit_trail(self, command_id: UUID, *, conn: Connection | None = None) -> list[AuditEvent]:
         """Return a command's audit trail, oldest event first; empty when there is no such command."""
         async with transaction(self._pool, conn) as own:
-            return await commands.audit_trail(own, command_id)
+            return await commands.audit_trail(own, check_id(command_id))
 
     def _payload(self, request: SendRequest) -> str:
         """Check a request; returns its data as JSON text."""
@@ -287,8 +286,11 @@ class CommandBus:
         check_name(request.command_type, "command type")
         if request.reply_to is not None:
             check_name(request.reply_to, "reply_to")  # a process's own address has a colon, so nobody can write it
-        if request.max_attempts is not None and request.max_attempts < 1:
-            raise ValueError(f"max_attempts must be at least 1, not {request.max_attempts}")
+        check_id(request.command_id)
+        if request.correlation_id is not None:
+            check_id(request.correlation_id, "correlation_id")
+        if request.max_attempts is not None:
+            check_count(request.max_attempts, "max_attempts")
         return dump_payload(request.data, limit=self._max_payload)
 
     def _ready(self, request: SendRequest, _: int) -> tuple[SendRequest, str]:
@@ -303,16 +305,14 @@ class CommandBus:
         name: str | None,
         custom_data: dict[str, Any] | None,
     ) -> dict[str, Any]:
-        if total_count < 0:
-            raise ValueError(f"total_count must be at least 0, not {total_count}")
         limit = self._max_payload
         return {
             "batch_id": batch_id,
             "domain": check_name(domain, "domain"),
             "batch_type": str(batch_type),
-            "name": name,
+            "name": None if name is None else check_text(name, "name"),
             "custom_data": None if custom_data is None else dump_payload(custom_data, limit=limit, what="custom_data"),
-            "total_count": total_count,
+            "total_count": check_count(total_count, "total_count", 0),
         }
 
     async def _enqueue(self, chunk: _Chunk, conn: Connection) -> None:

@@ -11,7 +11,7 @@ from uuid_utils.compat import uuid7
 from commandbus._core.chunks import CHUNK, store_in_chunks
 from commandbus._core.connection import Connection, Pool, transaction
 from commandbus._core.process_sql import ProcessParams, Started
-from commandbus.payload import load_payload
+from commandbus.payload import check_count, check_id, load_payload
 from commandbus.process.advance import call_hook
 from commandbus.process.cancelling import cancel_one, make_request
 from commandbus.process.decide import BeforeSend, decide_start, hook_failed
@@ -110,8 +110,7 @@ class BaseProcessManager(ABC):
         The same as `start` for each, hooks included; an error of create_initial_state names its ordinal. A batch
         that is cancelled meanwhile ends the run with InvalidOperationError.
         """
-        if chunk_size < 1:
-            raise ValueError(f"chunk_size must be at least 1, not {chunk_size}")
+        check_count(chunk_size, "chunk_size")
 
         async def store(chunk: tuple[Sequence[Started], int]) -> None:
             started, ordinal = chunk
@@ -144,7 +143,7 @@ class BaseProcessManager(ABC):
         cancelled already, or is of another type.
         """
         async with transaction(self._pool, conn) as own:
-            return await cancel_one(own, self, process_id, make_request(operator, reason))
+            return await cancel_one(own, self, check_id(process_id, "process_id"), make_request(operator, reason))
 
     def _decide(self, initial_data: dict[str, Any], ordinal: int | None) -> Started:
         try:
@@ -157,6 +156,8 @@ class BaseProcessManager(ABC):
     async def _store(
         self, started: Sequence[Started], batch_id: UUID | None, first_ordinal: int | None, conn: Connection
     ) -> None:
+        if batch_id is not None:
+            check_id(batch_id, "batch_id")
         if self.is_hooked:
             started = await self._hooked(started, batch_id, first_ordinal, conn)
         params = ProcessParams.start(self.domain, self.process_type, batch_id, first_ordinal, started)
