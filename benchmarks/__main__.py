@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import environments, flat
+from benchmarks import environments, flat, idle, plugin, reads
 from benchmarks.harness import Python, Run, Work, latencies, work
 from benchmarks.systems._protocol import COMMANDS, PROCESSES
 
@@ -135,6 +135,20 @@ def _flat_table(*, large: int) -> float:
     return flat.median_of(found["backlog"])
 
 
+def _beside_table(*, quick: bool) -> None:
+    """Print what the bus and the plugin cost beside the work: idle, asked, in a test suite."""
+    idling = idle.cores(20.0 if quick else 60.0)
+    rows = [[f"an idle worker of two domains, its {who}, % of a core", f"{share:.2f}"] for who, share in idling.items()]
+    stored = 100_000 if quick else 1_000_000
+    asked = reads.milliseconds(stored)
+    rows += [[f"{what}, {stored:,} commands stored, ms", _spread(found, 1)] for what, found in asked.items()]
+    servers = plugin.server_seconds()
+    rows += [[f"embedded server, {kind}, s", _spread(found, 3)] for kind, found in servers.items()]
+    rows.append(["loading the plugin unused, ms of CPU", _spread(plugin.loading_ms(), 1)])
+    rows.append(["200 tests with a fresh database each, s", f"{plugin.suite_seconds():.1f}"])
+    _table("beside the work", ("what", "median (least to most)"), rows)
+
+
 def measure(*, quick: bool) -> dict[str, Any]:
     """Run everything, print the tables, return the figures."""
     suite = Suite(quick=quick)
@@ -146,6 +160,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
     held = _work_table("three-step processes, plain and otherwise", suite.held())
     ratios |= {"old_snapshot": 1 / held["old_snapshot"], "chaos": 1 / held["chaos"]}
     ratios["backlog_1m"] = _flat_table(large=100_000 if quick else 1_000_000)
+    _beside_table(quick=quick)
     count = 20_000 if quick else 100_000
     total = [count / run.created + count / run.done + run.audited for run in processes["ours"]]
     _table(
@@ -157,6 +172,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
         "processes_per_second": statistics.median(run.done for run in processes["ours"]),
         "processes_total_seconds": statistics.median(total),
         "created_per_second": statistics.median(run.created for run in processes["ours"]),
+        "sent_per_second": statistics.median(run.created for run in commands["ours"]),
         "commands_per_second": statistics.median(run.done for run in commands["ours"]),
         "send_to_start_ms": waits["ours"],
         "ratios": ratios,

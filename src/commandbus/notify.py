@@ -149,7 +149,7 @@ class Listener:
 
 
 async def _is_readable(conn: psycopg.AsyncConnection[Any], timeout: float) -> bool:
-    """Wait until the server sends something, or `timeout` seconds. The driver's own wait wakes up ten times a second."""
+    """Wait until the server sends something, or `timeout` seconds; the driver's wait wakes up ten times in each."""
     loop = asyncio.get_running_loop()
     readable = asyncio.Event()
     descriptor = conn.fileno()
