@@ -39,7 +39,8 @@ class Worker:
 
     `processes` are the managers whose processes it may advance. At most `concurrency` handlers run at a time, each
     for at most `visibility_timeout` seconds. `poll_interval` (seconds) is how often an idle worker looks by itself,
-    beside being notified (for replies to its processes a fifth as often); `listen=False` makes it poll only, for a transaction-pooling proxy. `batch_size` bounds one
+    beside being notified (for replies to its processes a fifth as often); `listen=False` makes it poll only, for a
+    transaction-pooling proxy. `batch_size` bounds one
     claim. The pool is the handlers' too: the worker keeps two of its connections.
     """
 
