@@ -1,41 +1,31 @@
-"""Replays one seed and tells what happened: python -m tests.simulator SEED."""
+"""Replays one seed and tells what happened in it: python -m tests.simulator SEED."""
 
 import asyncio
 import sys
-import time
 
 from commandbus.auditor import format_violations
-from commandbus.migrate import migrate
 from pytest_commandbus.postgres.server import EmbeddedPostgres
-from tests.simulator.schedule import ACTORS, Schedule
-from tests.simulator.stage import SCHEMA, Stage
+from tests.simulator.run import on_stage, prepare
 
 
-async def main(first: int, count: int) -> int:
-    import psycopg
+async def replay(dsn: str, seed: int) -> int:
+    """Play one seed and print each step; returns the exit code."""
+    async with on_stage(dsn) as schedule:
+        violations = await schedule.play(seed)
+    print("\n".join(schedule.stage.trace))
+    print(format_violations(violations))
+    return 1 if violations else 0
+
+
+def main() -> int:
+    if len(sys.argv) != 2 or not sys.argv[1].isdecimal():
+        print("usage: python -m tests.simulator SEED", file=sys.stderr)
+        return 2
     with EmbeddedPostgres() as server:
         dsn = server.dsn()
-        migrate(dsn)
-        with psycopg.connect(dsn, autocommit=True) as conn:
-            conn.execute(SCHEMA)
-        async with Stage(dsn, ACTORS) as stage:
-            schedule = Schedule(stage)
-            began, cpu = time.monotonic(), time.process_time()
-            bad = 0
-            for seed in range(first, first + count):
-                try:
-                    found = await schedule.play(seed)
-                except Exception:
-                    print('seed', seed, *stage.trace, sep='\n')
-                    raise
-                if count == 1:
-                    print("\n".join(stage.trace))
-                if found:
-                    bad += 1
-                    print(seed, format_violations(found))
-            took = time.monotonic() - began
-            print(f"{count / took:.1f}/s, cpu here {(time.process_time() - cpu)/count*1000:.1f} ms each, bad {bad}")
-    return 0
+        prepare(dsn)
+        return asyncio.run(replay(dsn, int(sys.argv[1])))
 
 
-sys.exit(asyncio.run(main(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1)))
+if __name__ == "__main__":
+    sys.exit(main())

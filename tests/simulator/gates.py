@@ -10,7 +10,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, waiting
+
+SOON = 0.02  # seconds
 
 
 class CrashedError(BaseException):
@@ -63,8 +65,22 @@ class Gate:
         self.waiting.set_exception(CrashedError())
 
 
-class GatedConnection(AsyncConnection[Any]):
-    """A connection that asks its gate before each round trip."""
+class QuickConnection(AsyncConnection[Any]):
+    """A connection that does its round trips without the event loop, as long as the server answers soon.
+
+    Nothing else is to go on meanwhile, and the loop costs more than most statements.
+    """
+
+    async def wait(self, gen: Any, *args: Any, **options: Any) -> Any:
+        """Do one round trip; one that takes long, perhaps since it waits for a lock, lets others go on."""
+        try:
+            return waiting.wait(gen, self.pgconn.socket, interval=SOON, timeout=SOON)
+        except psycopg.errors._WaitTimeout:
+            return await super().wait(gen, *args, **options)
+
+
+class GatedConnection(QuickConnection):
+    """The same, asking its gate before each round trip."""
 
     gate: Gate | None = None
 

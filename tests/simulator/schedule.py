@@ -1,14 +1,14 @@
 """One schedule: a seed says who acts next, who crashes and when time passes; then all comes to rest and is audited."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import LiteralString
 
 from commandbus.auditor import Violation, audit
 from commandbus.process import BaseProcessManager
 from pytest_commandbus.ledger import Trail
 from tests.simulator.actors import Actor, Consumer, Operator, Router, Sender, Worker
-from tests.simulator.sagas import HookedTripProcess, TripProcess
+from tests.simulator.sagas import DOMAIN, HookedTripProcess, TripProcess
 from tests.simulator.stage import Stage
 
 ACTORS = 7
@@ -16,9 +16,9 @@ STEPWISE = 0.35  # of all steps are stopped before each statement
 MOST_ROUNDS = 40
 SKIPS = (1.0, 11.0, 31.0, 61.0)  # seconds; a lease lasts 30, retries wait for 10 and 60
 
-BUSY: LiteralString = """
-    SELECT EXISTS (SELECT FROM commandbus.queue) OR EXISTS (SELECT FROM commandbus.scheduled)
-        OR EXISTS (SELECT FROM commandbus.troubleshooting) OR EXISTS (SELECT FROM commandbus.reply)"""
+LEFT: LiteralString = """
+    SELECT EXISTS (SELECT FROM commandbus.queue), EXISTS (SELECT FROM commandbus.scheduled),
+           EXISTS (SELECT FROM commandbus.troubleshooting), EXISTS (SELECT FROM commandbus.reply)"""
 IS_BLOCKED: LiteralString = "SELECT cardinality(pg_catalog.pg_blocking_pids(%s)) > 0"
 # What must hold of the rows that handlers, hooks and consumers wrote in the bus's transactions, once all is at rest.
 EFFECTS: LiteralString = """
@@ -65,9 +65,13 @@ class Schedule:
         """Play one seed to its end; returns every invariant that is broken then."""
         stage = self.stage
         await stage.begin(seed)
+        for actor in self.actors:
+            actor.gate.is_open = True
         for worker in self.workers:
             worker.hand.clear()
             worker.finished.clear()
+            if worker.settlement is None:  # it crashed in the schedule before; each begins with all at work
+                await worker.register()
         for operator in self.operators:
             operator.batches.clear()
         await self._open()
@@ -176,28 +180,31 @@ class Schedule:
         for worker in self.workers:
             if worker.settlement is None:
                 await worker.register()
+        await self._work(self.workers[1])
         for _ in range(MOST_ROUNDS):
-            await self._round(self.workers)
-            await self.router.route()
-            await self.consumer.take()
-            await self.operators[0].decide()
-            ((is_busy,),) = await self.stage.rows(BUSY)
-            if not is_busy:
+            ((is_queued, is_scheduled, is_parked, is_answered),) = await self.stage.rows(LEFT)
+            if is_parked:
+                await self.operators[0].decide()
+            if is_answered:
+                await self.router.route()
+                await self.consumer.take()
+            if is_queued or is_scheduled:
+                await self.stage.skip(61)
+                await self.workers[0].sweep()
+                await self.workers[0].claim(100)
+            await self._work(self.workers[0])
+            if not (is_queued or is_scheduled or is_parked or is_answered):
                 break
-            await self.stage.skip(61)
         for batch_id in self.operators[0].batches:
-            await self.operators[0].bus.get_batch("sim", batch_id)
+            await self.operators[0].bus.get_batch(DOMAIN, batch_id)
 
     @staticmethod
-    async def _round(workers: Sequence[Worker]) -> None:
-        """Let each worker claim, handle and settle all there is."""
-        for worker in workers:
-            await worker.sweep()
-            await worker.claim(100)
-            while worker.hand:
-                await worker.handle()
-            while worker.finished:
-                await worker.settle()
+    async def _work(worker: Worker) -> None:
+        """Let a worker handle and settle all that it has."""
+        while worker.hand:
+            await worker.handle()
+        while worker.finished:
+            await worker.settle()
 
     async def _violations(self, trail: Trail) -> list[Violation]:
         conn = self.stage.conn

@@ -5,11 +5,10 @@ from contextlib import AsyncExitStack
 from typing import Any, LiteralString
 from uuid import UUID
 
-from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 
 from pytest_commandbus.ledger import Ledger
-from tests.simulator.gates import Gate, GatedConnection, OneConnection
+from tests.simulator.gates import Gate, GatedConnection, OneConnection, QuickConnection
 from tests.simulator.sagas import ENDS
 
 SETTINGS: LiteralString = """
@@ -54,10 +53,10 @@ class Stage:
         self.pools: list[OneConnection] = []
         self._actors = actors
         self._stack = AsyncExitStack()
-        self.conn: AsyncConnection[Any]
+        self.conn: QuickConnection
 
     async def __aenter__(self) -> "Stage":
-        self.conn = await self._connect(AsyncConnection)
+        self.conn = await self._connect(QuickConnection)
         for _ in range(self._actors):
             self.pools.append(OneConnection(await self._connect(GatedConnection), Gate()))
         return self
