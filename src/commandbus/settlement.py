@@ -33,14 +33,16 @@ def split_group(finished: Sequence[Finished], most: int) -> tuple[list[Finished]
 
     A worker that could not settle for longer than a lease may have claimed the command again, and finished both claims.
     """
-    group: dict[int, Finished] = {}
+    group: list[Finished] = []
     rest: list[Finished] = []
+    seqs: set[int] = set()
     for f in finished:
-        if len(group) < most and f.claimed.seq not in group:
-            group[f.claimed.seq] = f
+        if len(group) < most and f.claimed.seq not in seqs:
+            seqs.add(f.claimed.seq)
+            group.append(f)
         else:
             rest.append(f)
-    return list(group.values()), rest
+    return group, rest
 
 
 def process_address(process_type: str) -> str:

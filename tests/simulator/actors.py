@@ -56,6 +56,17 @@ class Actor:
         self.gate.arrived.clear()
         self.task = asyncio.create_task(self._run(step))
 
+    async def do(self, step: Coroutine[Any, Any, object]) -> None:
+        """Do a whole step at once."""
+        self.start(step, stepwise=False)
+        await self.end()
+
+    async def end(self) -> None:
+        """Wait for the end of the step, if one is under way."""
+        if self.task is not None:
+            await self.task
+            self.task = None
+
     async def _run(self, step: Coroutine[Any, Any, object]) -> None:
         try:
             await step
@@ -63,6 +74,9 @@ class Actor:
             self.crashed()
         except (CommandBusError, psycopg.OperationalError) as error:  # refused, or not told how it ended
             self.stage.log(f"{self.name}: {type(error).__name__}")
+        except Exception as error:
+            self.stage.log(f"{self.name}: {type(error).__name__}")
+            self.stage.errors.append(error)
         finally:
             self.gate.loses_answer = False
             self.gate.arrived.set()
@@ -83,6 +97,7 @@ class Worker(Actor):
         super().__init__(stage, pool, name)
         self.managers = managers
         self.registry = make_registry(stage)
+        self.router = ProcessReplyRouter(managers)
         self.executor = Executor(POLICY, (), ThreadPoolExecutor(1))  # every handler is async: no thread is made
         self.hand: list[Claimed] = []
         self.finished: list[Finished] = []
@@ -101,6 +116,8 @@ class Worker(Actor):
             moves += [(8, "handles", self.handle), (0.7, "releases", self.release), (0.7, "renews", self.renew)]
         if self.finished:
             moves += [(6, "settles", self.settle)]
+        if self.managers and self.stage.may_be_answered:
+            moves += [(0.5, "routes", self.route)]
         return moves
 
     async def register(self) -> None:
@@ -118,7 +135,7 @@ class Worker(Actor):
         limit = limit or self.stage.rng.randint(1, 3)
         claims = await self.retrying(
             lambda: queue.claim(
-                self.conn, DOMAIN, self.worker_id, limit=limit, lease=LEASE, max_attempts=POLICY.max_attempts, after=0
+                self.conn, DOMAIN, self.worker_id, limit=limit, lease=LEASE, max_attempts=self.stage.mood.max_attempts, after=0
             )
         )
         for claimed in claims:
@@ -140,6 +157,8 @@ class Worker(Actor):
     async def settle(self) -> None:
         group, self.finished = split_group(self.finished, 1_000)
         await self.retrying(lambda: self._settle(group))
+        self.stage.may_be_parked |= any(f.outcome.event == "MOVED_TO_TSQ" for f in group)
+        self.stage.may_be_answered |= any(f.outcome.reply is not None for f in group)
 
     async def _settle(self, group: list[Finished]) -> set[int]:
         return set() if self.settlement is None else await self.settlement.settle(self.conn, group)
@@ -152,8 +171,11 @@ class Worker(Actor):
         kept = await self.retrying(lambda: queue.renew(self.conn, DOMAIN, self.worker_id, self.hand, LEASE))
         self.hand = [claimed for claimed in self.hand if claimed.seq in kept]
 
+    async def route(self) -> int:
+        return await self.retrying(lambda: self.router.route(self.conn))
+
     async def sweep(self) -> None:
-        await self.retrying(lambda: queue.sweep(self.conn, DOMAIN))
+        self.stage.may_be_parked |= await self.retrying(lambda: queue.sweep(self.conn, DOMAIN)) > 0
 
 
 class Router(Actor):
@@ -164,7 +186,7 @@ class Router(Actor):
         self.router = ProcessReplyRouter(managers)
 
     def moves(self) -> list[Move]:
-        return [(2, "routes", self.route)]
+        return [(3, "routes", self.route)] if self.stage.may_be_answered else []
 
     async def route(self) -> int:
         return await self.retrying(lambda: self.router.route(self.conn))
@@ -181,22 +203,25 @@ class Operator(Actor):
         self.batches: list[UUID] = []
 
     def moves(self) -> list[Move]:
-        moves: list[Move] = [(1.5, "decides", self.decide)]
+        often = self.stage.mood.people
+        moves: list[Move] = [(2 * often, "decides", self.decide)] if self.stage.may_be_parked else []
         if self.managers:
-            moves.append((0.5, "cancels a process", self.cancel_process))
+            moves.append((0.4 * often, "cancels a process", self.cancel_process))
         if self.batches:
-            moves += [(0.5, "reads a batch", self.read_batch), (0.2, "cancels a batch", self.cancel_batch)]
+            moves += [(0.5, "reads a batch", self.read_batch), (0.15 * often, "cancels a batch", self.cancel_batch)]
         return moves
 
     async def decide(self) -> None:
         parked = (await self.tsq.list_troubleshooting(DOMAIN)).items
         if not parked:
+            self.stage.may_be_parked = False
             return
         rng = self.stage.rng
         ids = [item.command_id for item in parked]
         chosen = rng.choice(ids)
         verdict = "retry" if self.stage.is_calm else rng.choice(["retry", "retry", "complete", "cancel", "many"])
         self.stage.log(f"{self.name}: {verdict} {self.stage.name_of(chosen)}")
+        self.stage.may_be_answered = True
         if verdict == "retry":
             await self.tsq.operator_retry(chosen, operator=self.name)
         elif verdict == "complete":
@@ -230,7 +255,7 @@ class Consumer(Actor):
         self.replies = ReplyQueue(self.pool, ANSWERS)
 
     def moves(self) -> list[Move]:
-        return [(1, "takes replies", self.take)]
+        return [(1.5, "takes replies", self.take)] if self.stage.may_be_answered else []
 
     async def take(self) -> None:
         for reply in await self.replies.receive(10, LEASE):

@@ -17,8 +17,8 @@ DOMAIN = "sim"
 PLAIN = "Plain"
 ANSWERS = "sim.answers"
 
-# How handlers end, and how often while there is trouble.
-ENDS = {"ok": 8, "transaction": 5, "rolled back": 2, "busy": 4, "broken": 2, "refused": 1, "extend": 2}
+# How handlers end, and how often in a schedule of no particular mood.
+ENDS = {"ok": 8, "transaction": 5, "rolled back": 2, "busy": 4, "broken": 2, "refused": 2, "extend": 2}
 
 
 class Step(StrEnum):

@@ -2,6 +2,7 @@
 
 import random
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import Any, LiteralString
 from uuid import UUID
 
@@ -12,7 +13,8 @@ from tests.simulator.gates import Gate, GatedConnection, OneConnection, QuickCon
 from tests.simulator.sagas import ENDS
 
 SETTINGS: LiteralString = """
-    SET synchronous_commit = off; SET plan_cache_mode = force_generic_plan; SET deadlock_timeout = '20ms'; SET jit = off
+    SET synchronous_commit = off; SET plan_cache_mode = force_generic_plan; SET deadlock_timeout = '20ms'; SET jit = off;
+    SET enable_nestloop = on
 """
 SCHEMA: LiteralString = """
     CREATE TABLE public.clock (skipped interval NOT NULL);
@@ -39,16 +41,45 @@ VACUUM: LiteralString = """
 VACUUM_EVERY = 40  # schedules: dead rows of the ones before make each look longer
 
 
+@dataclass(frozen=True)
+class Mood:
+    """What a schedule has more of than another: each seed has its own, so that rare troubles come together."""
+
+    ends: dict[str, float]
+    max_attempts: int
+    stepwise: float  # of all steps are stopped before each statement
+    time: float  # the weight of the clock among all that may happen
+    crashes: float  # the weight of a crash, and of an answer that is lost
+    people: float  # how busy operators are
+
+    @staticmethod
+    def draw(rng: random.Random) -> "Mood":
+        """Draw one."""
+        ends = {end: weight * rng.choice((0, 1, 1, 6)) for end, weight in ENDS.items()}
+        return Mood(
+            ends=ends | {"ok": ends["ok"] + 1},
+            max_attempts=rng.choice((1, 2, 3)),
+            stepwise=rng.choice((0.0, 0.3, 0.8)),
+            time=rng.choice((0.6, 1.5, 5.0)),
+            crashes=rng.choice((0.2, 0.5, 2.0)),
+            people=rng.choice((0.3, 1.0, 4.0)),
+        )
+
+
 class Stage:
     """One database, and what the actors of one schedule share. `schedules` counts those played."""
 
     def __init__(self, dsn: str, actors: int) -> None:
         self.dsn = dsn
         self.schedules = 0
-        self.rng = random.Random(0)
+        self.rng = random.Random()
+        self.mood = Mood.draw(self.rng)
         self.ledger = Ledger()
         self.is_calm = False  # no more trouble: the schedule runs to its end
         self.trace: list[str] = []
+        self.errors: list[Exception] = []  # that nobody expects of the bus
+        self.may_be_parked = False  # whether there is anything for operators to look for
+        self.may_be_answered = False  # and for routers and consumers
         self.names: dict[UUID, str] = {}
         self.pools: list[OneConnection] = []
         self._actors = actors
@@ -73,10 +104,12 @@ class Stage:
     async def begin(self, seed: int) -> None:
         """Clear the stage for a schedule."""
         self.rng = random.Random(seed)
+        self.mood = Mood.draw(self.rng)
         self.ledger.clear()
         self.names.clear()
         self.trace.clear()
-        self.is_calm = False
+        self.errors.clear()
+        self.is_calm = self.may_be_parked = self.may_be_answered = False
         await self.conn.execute(RESET)
         if self.schedules % VACUUM_EVERY == 0:
             await self.conn.execute(VACUUM)
@@ -101,4 +134,4 @@ class Stage:
 
     def draw_end(self) -> str:
         """How the next handler ends."""
-        return "ok" if self.is_calm else self.rng.choices(list(ENDS), list(ENDS.values()))[0]
+        return "ok" if self.is_calm else self.rng.choices(list(self.mood.ends), list(self.mood.ends.values()))[0]
