@@ -29,7 +29,7 @@ class Finished:
 
 
 def split_group(finished: Sequence[Finished], most: int) -> tuple[list[Finished], list[Finished]]:
-    """Split off those to settle next, `most` at the most: no command twice, the older claim first; returns the rest too.
+    """Split off those to settle next, at most `most`: no command twice, the older claim first. Returns the rest too.
 
     A worker that could not settle for longer than a lease may have claimed the command again, and finished both claims.
     """

@@ -10,13 +10,22 @@ class LedgerSQL:
         SELECT l.command_id FROM unnest(%(command_ids)s::uuid[]) AS l (command_id)
          WHERE NOT EXISTS (SELECT FROM commandbus.command c WHERE c.command_id = l.command_id)"""
 
+    UNFILLED: LiteralString = """
+        SELECT l.batch_id, l.members, m.members
+          FROM unnest(%(batch_ids)s::uuid[], %(members)s::integer[]) AS l (batch_id, members)
+         CROSS JOIN LATERAL (
+                SELECT (SELECT count(*) FROM commandbus.command c WHERE c.batch_id = l.batch_id)
+                     + (SELECT count(*) FROM commandbus.process p WHERE p.batch_id = l.batch_id)) AS m (members)
+         WHERE m.members < l.members"""
+
     # Of the commands of no process: those are sent by their managers.
     UNSENT: LiteralString = """
         SELECT c.command_id FROM commandbus.command c
          WHERE c.process_id IS NULL AND NOT c.command_id = ANY (%(command_ids)s::uuid[])"""
 
     UNCLAIMED_RUNS: LiteralString = """
-        SELECT l.command_id, l.epoch FROM unnest(%(command_ids)s::uuid[], %(epochs)s::integer[]) AS l (command_id, epoch)
+        SELECT l.command_id, l.epoch
+          FROM unnest(%(command_ids)s::uuid[], %(epochs)s::integer[]) AS l (command_id, epoch)
          WHERE NOT EXISTS (SELECT FROM commandbus.event e
                             WHERE e.command_id = l.command_id AND e.type = 'RECEIVED' AND e.epoch = l.epoch)"""
 
@@ -32,3 +41,8 @@ class LedgerSQL:
                AS t (event_id, command_id, digest)
           LEFT JOIN commandbus.event e ON e.command_id = t.command_id AND e.event_id = t.event_id
          WHERE e.event_id IS NULL OR hashtextextended(e::text, 0) <> t.digest"""
+
+    # Sessions of workers that have stopped, with the locks that they hold.
+    SESSIONS: LiteralString = """
+        SELECT a.pid, a.state, (SELECT count(*) FROM pg_catalog.pg_locks l WHERE l.pid = a.pid), left(a.query, 200)
+          FROM pg_catalog.pg_stat_activity a WHERE a.application_name = %(name)s AND a.pid <> pg_backend_pid()"""

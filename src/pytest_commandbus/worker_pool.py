@@ -109,6 +109,8 @@ class TaskPool(WorkerPool):
 
     async def start(self) -> None:
         """Start the workers."""
+        from psycopg.conninfo import make_conninfo
+
         from .pools import POOL_SIZE, LazyPool
 
         app = self._runtime.require_app("cb_worker_pool")
@@ -116,7 +118,9 @@ class TaskPool(WorkerPool):
         domains = sorted(app.domains(self._runtime.pool))
         size = len(domains) * self._workers * _KEPT_CONNECTIONS + POOL_SIZE
         self._pool = LazyPool(
-            self._runtime.database.dsn, max_size=size, name=f"cb-workers-{self._runtime.database.name}"
+            make_conninfo(self._runtime.database.dsn, application_name=self._runtime.workers_name),
+            max_size=size,
+            name=f"cb-workers-{self._runtime.database.name}",
         )
         for domain in domains:
             for number in range(1, self._workers + 1):
@@ -127,11 +131,13 @@ class TaskPool(WorkerPool):
         from commandbus import Worker
 
         from .behavior import chaos_middleware
+        from .witness import Witness
 
         options = dict(self._options)
         middleware = list(options.pop("middleware", ()))  # the test's own, outermost: it sees what chaos raises
         if self._runtime.rules:
             middleware.append(chaos_middleware(pool))
+        middleware.append(Witness(self._runtime.ledger))  # innermost: it sees the handler itself
         return Worker(
             pool,
             domain=domain,

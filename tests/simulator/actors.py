@@ -111,9 +111,10 @@ class Worker(Actor):
     def moves(self) -> list[Move]:
         if self.settlement is None:
             return [(4, "starts", self.register)]
-        moves: list[Move] = [(4, "claims", self.claim), (0.5, "sweeps", self.sweep)]
+        care = self.stage.mood.care
+        moves: list[Move] = [(4, "claims", self.claim), (0.4 * care, "sweeps", self.sweep)]
         if self.hand:
-            moves += [(8, "handles", self.handle), (0.7, "releases", self.release), (0.7, "renews", self.renew)]
+            moves += [(6, "handles", self.handle), (care, "releases", self.release), (care, "renews", self.renew)]
         if self.finished:
             moves += [(6, "settles", self.settle)]
         if self.managers and self.stage.may_be_answered:
@@ -122,9 +123,7 @@ class Worker(Actor):
 
     async def register(self) -> None:
         types = [m.process_type for m in self.managers]
-        worker_id = await self.retrying(
-            lambda: workers.register(self.conn, DOMAIN, [PLAIN, *map(str, Step)], types, 3)
-        )
+        worker_id = await self.retrying(lambda: workers.register(self.conn, DOMAIN, [PLAIN, *map(str, Step)], types, 3))
         self.settlement = Settlement(DOMAIN, worker_id, {m.process_type: m for m in self.managers})
 
     @property
@@ -135,7 +134,13 @@ class Worker(Actor):
         limit = limit or self.stage.rng.randint(1, 3)
         claims = await self.retrying(
             lambda: queue.claim(
-                self.conn, DOMAIN, self.worker_id, limit=limit, lease=LEASE, max_attempts=self.stage.mood.max_attempts, after=0
+                self.conn,
+                DOMAIN,
+                self.worker_id,
+                limit=limit,
+                lease=LEASE,
+                max_attempts=self.stage.mood.max_attempts,
+                after=0,
             )
         )
         for claimed in claims:

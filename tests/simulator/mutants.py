@@ -1,4 +1,4 @@
-"""The defects that are planted in a copy of the bus. Each is one that a bus may well have, and that the auditor names."""
+"""The defects that are planted in a copy of the bus: each may well happen, and is named by the audit."""
 
 from commandbus import outcome, settlement
 from commandbus._core.process_sql import ProcessSQL
@@ -98,7 +98,8 @@ PROCESSES = [
     Mutant("undo before its time", ("S9", "S11"), (Settlement, "_reply"),
            "outcome.reply is None or claimed.process_id is None", "claimed.process_id is None"),
     Mutant("a step is not undone", ("S11",), (decide, "_next_undo"), "undo[1:], end)", "undo[2:], end)"),
-    Mutant("a step is undone twice", ("S11",), (decide, "_next_undo"), "undo[1:], end)", "undo[0 if len(undo) > 1 else 1:], end)"),
+    Mutant("a step is undone twice", ("S11",), (decide, "_next_undo"), "undo[1:], end)",
+           "undo[0 if len(undo) > 1 else 1:], end)"),
     Mutant("a failed undo is good enough", ("S11",), (decide, "_after_undo"),
            "if response.outcome is not ReplyOutcome.SUCCESS:", "if False:"),
     Mutant("a failed step is good enough", ("S11",), (decide, "decide"),
@@ -107,7 +108,8 @@ PROCESSES = [
            "process.undone_status or ProcessStatus.COMPENSATED", "ProcessStatus.COMPLETED"),
     Mutant("a process stays at its old step", ("S11",), "advance_processes", "current_step = a.current_step",
            "current_step = p.current_step"),
-    Mutant("a process ends without its time", ("S13",), "advance_processes", "CASE WHEN a.ended THEN v_now END", "NULL"),
+    Mutant("a process ends without its time", ("S13",), "advance_processes", "CASE WHEN a.ended THEN v_now END",
+           "NULL"),
     Mutant("a cancel does not mark the command", ("S11",), "cancel_processes", "SET canceling = true",
            "SET canceling = false"),
     Mutant("a cancel is not kept", ("S11",), "cancel_processes", "SET cancel_request = p_request,",

@@ -46,7 +46,9 @@ class Mutant:
     async def _in_sql(self, conn: AsyncConnection[Any], function: str) -> AsyncIterator[None]:
         rows = await (await conn.execute(FUNCTION, (function,))).fetchall()
         if len(rows) != 1:
-            raise LookupError(f"{self.name}: {len(rows)} functions are called {self.place}: bring this mutant up to date")
+            raise LookupError(
+                f"{self.name}: {len(rows)} functions are called {self.place}: bring this mutant up to date"
+            )
         sound = rows[0][0]
         await conn.execute(cast("LiteralString", self.replace(sound)))
         try:

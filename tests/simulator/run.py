@@ -37,7 +37,9 @@ async def on_stage(dsn: str) -> AsyncIterator[Schedule]:
         yield Schedule(stage)
 
 
-async def first_failure(schedule: Schedule, seeds: Iterable[int], rules: Container[str] | None = None) -> Failure | None:
+async def first_failure(
+    schedule: Schedule, seeds: Iterable[int], rules: Container[str] | None = None
+) -> Failure | None:
     """Play seeds until one breaks an invariant, or makes the bus raise what nobody expects.
 
     rules: go on until one of these is broken.

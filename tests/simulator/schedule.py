@@ -119,7 +119,9 @@ class Schedule:
         choices: list[tuple[float, str, Callable[[], Actor | None]]] = []
         for actor in self.actors:
             if actor.task is None:
-                choices += [(weight, f"{actor.name} {name}", self._starter(actor, step)) for weight, name, step in actor.moves()]
+                choices += [
+                    (weight, f"{actor.name} {name}", self._starter(actor, step)) for weight, name, step in actor.moves()
+                ]
             elif actor.gate.waiting is not None:
                 choices += self._inside(actor)
         choices.append((self.stage.mood.time, "", lambda: None))

@@ -13,8 +13,7 @@ from tests.simulator.gates import Gate, GatedConnection, OneConnection, QuickCon
 from tests.simulator.sagas import ENDS
 
 SETTINGS: LiteralString = """
-    SET synchronous_commit = off; SET plan_cache_mode = force_generic_plan; SET deadlock_timeout = '20ms'; SET jit = off;
-    SET enable_nestloop = on
+    SET synchronous_commit = off; SET plan_cache_mode = force_generic_plan; SET deadlock_timeout = '20ms'; SET jit = off
 """
 SCHEMA: LiteralString = """
     CREATE TABLE public.clock (skipped interval NOT NULL);
@@ -34,8 +33,8 @@ RESET: LiteralString = """
     UPDATE public.clock SET skipped = '0';
 """
 VACUUM: LiteralString = """
-    VACUUM commandbus.command, commandbus.uncompleted, commandbus.queue, commandbus.scheduled, commandbus.troubleshooting,
-           commandbus.event, commandbus.batch, commandbus.process, commandbus.reply, public.effect, public.prepared,
+    VACUUM commandbus.command, commandbus.uncompleted, commandbus.queue, commandbus.scheduled,
+           commandbus.troubleshooting, commandbus.event, commandbus.batch, commandbus.process, commandbus.reply, public.effect, public.prepared,
            public.handled_reply, public.clock
 """
 VACUUM_EVERY = 40  # schedules: dead rows of the ones before make each look longer
@@ -51,6 +50,7 @@ class Mood:
     time: float  # the weight of the clock among all that may happen
     crashes: float  # the weight of a crash, and of an answer that is lost
     people: float  # how busy operators are
+    care: float  # how often workers release, renew and sweep
 
     @staticmethod
     def draw(rng: random.Random) -> "Mood":
@@ -63,6 +63,7 @@ class Mood:
             time=rng.choice((0.6, 1.5, 5.0)),
             crashes=rng.choice((0.2, 0.5, 2.0)),
             people=rng.choice((0.3, 1.0, 4.0)),
+            care=rng.choice((0.3, 1.0, 4.0)),
         )
 
 
