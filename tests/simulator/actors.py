@@ -118,7 +118,7 @@ class Worker(Actor):
         if self.finished:
             moves += [(6, "settles", self.settle)]
         if self.managers and self.stage.may_be_answered:
-            moves += [(0.5, "routes", self.route)]
+            moves += [(2, "routes", self.route)]
         return moves
 
     async def register(self) -> None:
@@ -260,7 +260,7 @@ class Consumer(Actor):
         self.replies = ReplyQueue(self.pool, ANSWERS)
 
     def moves(self) -> list[Move]:
-        return [(1.5, "takes replies", self.take)] if self.stage.may_be_answered else []
+        return [(3, "takes replies", self.take)] if self.stage.may_be_answered else []
 
     async def take(self) -> None:
         for reply in await self.replies.receive(10, LEASE):

@@ -1,12 +1,13 @@
 """The defects that are planted in a copy of the bus: each may well happen, and is named by the audit."""
 
-from commandbus import outcome, settlement
+from commandbus import executor
 from commandbus._core.process_sql import ProcessSQL
 from commandbus.executor import Executor
-from commandbus.process import cancelling, decide
+from commandbus.process import advance, cancelling, decide
 from commandbus.settlement import Settlement
 from commandbus.troubleshooting import actions
 from commandbus.worker.leases import CommandLease
+from tests.simulator import actors
 from tests.simulator.planting import NO_FENCE, Mutant
 
 OURS = "WHERE q.seq = s.seq AND q.epoch = s.epoch AND q.worker_id = s.worker_id"
@@ -47,7 +48,7 @@ SETTLING = [
            "IF cardinality(v_ours) < cardinality(p_seqs) THEN", "IF false THEN"),
     Mutant("what was settled stays in the queue", ("S12",), "settle", "DELETE FROM commandbus.queue q USING",
            "UPDATE commandbus.queue q SET worker_id = NULL, lease_until = NULL FROM"),
-    Mutant("both claims of a command in one group", ("S4", "S5", "S9", "S3"), (settlement, "split_group"),
+    Mutant("both claims of a command in one group", ("S4", "S5", "S9", "S3"), (actors, "split_group"),
            "and f.claimed.seq not in seqs", ""),
     Mutant("a process is not advanced", ("S9", "L3"), "settle", "IF p_advances IS NOT NULL THEN", "IF false THEN"),
     Mutant("the next command is not sent", ("S12",), "settle", "IF p_sends IS NOT NULL THEN", "IF false THEN"),
@@ -66,7 +67,7 @@ SETTLING = [
            "WHERE o.status IN ('CANCELED')"),
     Mutant("a parked command leaves its process waiting", ("S11",), "record_outcomes",
            "WHERE (o.event = 'MOVED_TO_TSQ' OR", "WHERE (false OR"),
-    Mutant("attempts over the limit", ("S6",), (outcome, "failed"), "failures + 1 >= max_attempts",
+    Mutant("attempts over the limit", ("S6",), (executor, "failed"), "failures + 1 >= max_attempts",
            "failures >= max_attempts"),
     Mutant("a handler runs twice in one attempt", ("S8",), (Executor, "execute"), "outcome = completed(",
            "await self._call(run); outcome = completed("),
@@ -102,7 +103,7 @@ PROCESSES = [
            "undo[0 if len(undo) > 1 else 1:], end)"),
     Mutant("a failed undo is good enough", ("S11",), (decide, "_after_undo"),
            "if response.outcome is not ReplyOutcome.SUCCESS:", "if False:"),
-    Mutant("a failed step is good enough", ("S11",), (decide, "decide"),
+    Mutant("a failed step is good enough", ("S11",), (advance, "decide"),
            "if response.outcome is ReplyOutcome.SUCCESS:", "if True:"),
     Mutant("an undone process says COMPLETED", ("S11",), (decide, "_after_undo"),
            "process.undone_status or ProcessStatus.COMPENSATED", "ProcessStatus.COMPLETED"),

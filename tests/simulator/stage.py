@@ -34,8 +34,8 @@ RESET: LiteralString = """
 """
 VACUUM: LiteralString = """
     VACUUM commandbus.command, commandbus.uncompleted, commandbus.queue, commandbus.scheduled,
-           commandbus.troubleshooting, commandbus.event, commandbus.batch, commandbus.process, commandbus.reply, public.effect, public.prepared,
-           public.handled_reply, public.clock
+           commandbus.troubleshooting, commandbus.event, commandbus.batch, commandbus.process, commandbus.reply,
+           public.effect, public.prepared, public.handled_reply, public.clock
 """
 VACUUM_EVERY = 40  # schedules: dead rows of the ones before make each look longer
 
