@@ -224,7 +224,7 @@ class Operator(Actor):
         rng = self.stage.rng
         ids = [item.command_id for item in parked]
         chosen = rng.choice(ids)
-        verdict = "retry" if self.stage.is_calm else rng.choice(["retry", "retry", "complete", "cancel", "many"])
+        verdict = "retry" if self.stage.is_calm else rng.choice(["retry", "complete", "cancel", "many"])
         self.stage.log(f"{self.name}: {verdict} {self.stage.name_of(chosen)}")
         self.stage.may_be_answered = True
         if verdict == "retry":

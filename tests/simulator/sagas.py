@@ -77,11 +77,11 @@ class HookedTripProcess(TripProcess):
 
 
 def make_registry(stage: "Stage") -> HandlerRegistry:
-    """Handlers for all that is sent, each of which ends as `stage.draw_end()` says."""
+    """Handlers for all that is sent, each of which ends as `stage.draw_end` says."""
 
     async def handle(command: Command, context: HandlerContext) -> dict[str, Any] | None:
         stage.ledger.ran(command.command_id, context.epoch)
-        end = stage.draw_end()
+        end = stage.draw_end(command.command_type)
         stage.log(f"handles {stage.name_of(command.command_id)}: {end}")
         await context.pool.gate.pause()  # type: ignore[attr-defined]
         if end == "busy":

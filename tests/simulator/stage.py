@@ -10,7 +10,7 @@ from psycopg.rows import tuple_row
 
 from pytest_commandbus.ledger import Ledger
 from tests.simulator.gates import Gate, GatedConnection, OneConnection, QuickConnection
-from tests.simulator.sagas import ENDS
+from tests.simulator.sagas import ENDS, UNDO, Step
 
 SETTINGS: LiteralString = """
     SET synchronous_commit = off; SET plan_cache_mode = force_generic_plan; SET deadlock_timeout = '20ms'; SET jit = off
@@ -133,6 +133,10 @@ class Stage:
         """A name that is the same each time the seed is played."""
         return self.names.setdefault(thing_id, f"#{len(self.names) + 1}")
 
-    def draw_end(self) -> str:
-        """How the next handler ends."""
-        return "ok" if self.is_calm else self.rng.choices(list(self.mood.ends), list(self.mood.ends.values()))[0]
+    def draw_end(self, step: str) -> str:
+        """How the next handler ends. First steps succeed more often, else there were little to undo; undo steps less."""
+        if self.is_calm or (step == Step.BOOK and self.rng.random() < 0.5):
+            return "ok"
+        if step in UNDO.values() and self.rng.random() < 0.3:
+            return "broken"
+        return self.rng.choices(list(self.mood.ends), list(self.mood.ends.values()))[0]
