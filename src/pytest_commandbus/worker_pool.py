@@ -134,10 +134,10 @@ class TaskPool(WorkerPool):
         from .witness import Witness
 
         options = dict(self._options)
-        middleware = list(options.pop("middleware", ()))  # the test's own, outermost: it sees what chaos raises
+        # The test's own come before chaos, so that they see what it raises.
+        middleware = [Witness(self._runtime.ledger), *options.pop("middleware", ())]
         if self._runtime.rules:
             middleware.append(chaos_middleware(pool))
-        middleware.append(Witness(self._runtime.ledger))  # innermost: it sees the handler itself
         return Worker(
             pool,
             domain=domain,

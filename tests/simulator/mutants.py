@@ -37,7 +37,6 @@ CLAIMING = [
            " -- no claim is stamped before FROM", "DELETE FROM commandbus.queue q USING"),
     Mutant("a release has no fence", ("S2", "S3", "S5"), "release", OURS, ANYBODYS),
     Mutant("a release is not audited", ("S2",), "release", "FROM released r )", "FROM released r WHERE false )"),
-    Mutant("an extension has no fence", ("S5",), "renew", OURS, ANYBODYS),
 ]  # fmt: skip
 
 SETTLING = [

@@ -134,7 +134,7 @@ class Stage:
         return self.names.setdefault(thing_id, f"#{len(self.names) + 1}")
 
     def draw_end(self, step: str) -> str:
-        """How the next handler ends. First steps succeed more often, else there were little to undo; undo steps less."""
+        """How the next handler ends: well more often for first steps, else there were little to undo."""
         if self.is_calm or (step == Step.BOOK and self.rng.random() < 0.5):
             return "ok"
         if step in UNDO.values() and self.rng.random() < 0.3:

@@ -1,6 +1,7 @@
 """The audit itself is proven: every defect that is planted in a copy of the bus is caught, and named."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -8,11 +9,18 @@ from tests.simulator.mutants import MUTANTS
 from tests.simulator.planting import FUNCTION, Mutant
 from tests.simulator.run import first_failure, on_stage
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "explanation" / "how-it-is-tested.md"
 MOST_SEEDS = 2_000
 
 
 def test_there_are_enough_of_them() -> None:
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 40
+
+
+def test_the_documentation_lists_them() -> None:
+    rows = [f"| {m.name} | `{m.place}` | {', '.join(m.rules)} |" for m in MUTANTS]
+    listed = [line for line in DOCUMENT.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    assert listed[2:] == rows, "bring docs/explanation/how-it-is-tested.md up to date"
 
 
 @pytest.mark.asyncio
