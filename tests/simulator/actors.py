@@ -118,7 +118,7 @@ class Worker(Actor):
         if self.finished:
             moves += [(6, "settles", self.settle)]
         if self.managers and self.stage.may_be_answered:
-            moves += [(2, "routes", self.route)]
+            moves += [(5, "routes", self.route)]
         return moves
 
     async def register(self) -> None:
@@ -191,7 +191,7 @@ class Router(Actor):
         self.router = ProcessReplyRouter(managers)
 
     def moves(self) -> list[Move]:
-        return [(3, "routes", self.route)] if self.stage.may_be_answered else []
+        return [(5, "routes", self.route)] if self.stage.may_be_answered else []
 
     async def route(self) -> int:
         return await self.retrying(lambda: self.router.route(self.conn))

@@ -3,7 +3,7 @@
 from commandbus import executor
 from commandbus._core.process_sql import ProcessSQL
 from commandbus.executor import Executor
-from commandbus.process import advance, cancelling, decide
+from commandbus.process import ProcessReplyRouter, advance, cancelling, decide
 from commandbus.settlement import Settlement
 from commandbus.troubleshooting import actions
 from commandbus.worker.leases import CommandLease
@@ -84,9 +84,10 @@ REPLIES = [
     Mutant("every reply is a success", ("S9",), "record_outcomes", "reply_outcome, result,", "'SUCCESS', result,"),
     Mutant("a reply stays when it was applied", ("S9",), (ProcessSQL, "DELETE_REPLIES"), "WHERE reply_id",
            "WHERE epoch < 0 AND reply_id"),
-    Mutant("a reply is applied twice", ("S8", "S11"), "take_replies", "FOR UPDATE OF r, p SKIP LOCKED", ""),
-    Mutant("a reply whose consumer is gone waits for ever", ("S9",), "receive_replies",
-           "AND (r.lease_until IS NULL OR r.lease_until <= v_now)", "AND r.lease_until IS NULL"),
+    Mutant("a reply is applied twice", ("S11",), (ProcessReplyRouter, "_route_chunk"),
+           "for row in rows if self._is_expected(row)]", "for row in rows for _ in 'ab' if self._is_expected(row)]"),
+    Mutant("a reply comes again when it was acknowledged", ("S9",), "acknowledge_replies",
+           "DELETE FROM commandbus.reply r USING", "UPDATE commandbus.reply r SET lease_until = NULL FROM"),
     Mutant("an operator's decision leaves no reply", ("S9",), (actions, "_outcome"),
            "if address is not None and leaves_reply:", "if False:"),
     Mutant("an operator's decision leaves a reply too many", ("S9",), (actions, "_outcome"),

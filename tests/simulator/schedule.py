@@ -109,7 +109,7 @@ class Schedule:
     async def _open(self) -> None:
         """What there is to do at the beginning."""
         sender, rng = self.sender, self.stage.rng
-        steps: list[Step] = [sender.send, sender.start_process, sender.start_process]
+        steps: list[Step] = [sender.send, sender.send, sender.start_process, sender.start_process]
         for step in rng.choices([*steps, sender.start_batch, sender.start_process_batch], k=rng.randint(1, 3)):
             await sender.do(step())
 
@@ -209,7 +209,7 @@ class Schedule:
             if is_answered:
                 await self.router.do(self.router.route())
                 await self.consumer.do(self.consumer.take())
-            if is_queued or is_scheduled:
+            if is_queued or is_scheduled or is_answered:
                 await self.stage.skip(61)
                 await worker.do(worker.sweep())
                 await worker.do(worker.claim(100))

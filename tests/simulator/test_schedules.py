@@ -1,17 +1,27 @@
 """Schedules that a seed has put in order leave the bus sound; without its fence they do not."""
 
+import asyncio
+import time
 from pathlib import Path
+from typing import LiteralString
 
 import pytest
 
 from tests.simulator.planting import NO_FENCE
 from tests.simulator.run import first_failure, on_stage
+from tests.simulator.stage import VACUUM, Stage
 
 pytestmark = pytest.mark.asyncio
 
 REGRESSIONS = Path(__file__).with_name("regressions.txt")
 SHARDS, IN_SHARD = 20, 500  # 10,000 schedules, in pieces that several pytest-xdist workers can share
 QUICK = 200
+
+DEAD_ROWS: LiteralString = """
+    SELECT coalesce(sum(n_dead_tup), 0)::integer FROM pg_stat_user_tables WHERE schemaname = 'commandbus'"""
+SESSIONS: LiteralString = """
+    SELECT count(*) FROM pg_stat_activity
+     WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"""
 
 
 def regressions() -> list[int]:
@@ -24,6 +34,28 @@ async def test_some_schedules_are_sound(prepared_dsn: str) -> None:
     async with on_stage(prepared_dsn) as schedule:
         failure = await first_failure(schedule, range(QUICK))
     assert failure is None, failure
+
+
+async def test_nothing_is_left_when_the_curtain_falls(prepared_dsn: str) -> None:
+    files = len(list(Path("/dev/fd").iterdir()))
+    async with on_stage(prepared_dsn) as schedule:
+        assert await first_failure(schedule, range(20)) is None
+        await eventually(schedule.stage, "no dead rows after VACUUM", VACUUM, DEAD_ROWS)
+    assert len(list(Path("/dev/fd").iterdir())) == files
+    async with Stage(prepared_dsn, 0) as stage:
+        await eventually(stage, "no sessions of the actors", "SELECT", SESSIONS)
+
+
+async def eventually(stage: Stage, what: str, first: LiteralString, count: LiteralString) -> None:
+    """Ask until the count is 0, for a while: sessions end, and autovacuum works, when they do."""
+    deadline = time.monotonic() + 30
+    while True:
+        await stage.conn.execute(first)
+        ((found,),) = await stage.rows(count)
+        if found == 0:
+            return
+        assert time.monotonic() < deadline, f"{what}: {found} were found"
+        await asyncio.sleep(0.05)
 
 
 @pytest.mark.slow
