@@ -7,6 +7,7 @@ require_our_commandbus()
 # pytest looks for hooks and fixtures here.
 from ._plugin import (  # noqa: E402
     pytest_addoption,
+    pytest_assertrepr_compare,
     pytest_collection_modifyitems,
     pytest_configure,
     pytest_configure_node,
@@ -28,6 +29,7 @@ from .fixtures.bus import (  # noqa: E402
     cb_app,
     cb_audit,
     cb_bus,
+    cb_chaos,
     cb_chaos_profiles,
     cb_clock,
     cb_pool,
@@ -54,6 +56,7 @@ __all__ = [
     "cb_app",
     "cb_audit",
     "cb_bus",
+    "cb_chaos",
     "cb_chaos_profiles",
     "cb_clock",
     "cb_command_batch",
@@ -65,6 +68,7 @@ __all__ = [
     "cb_tsq",
     "cb_worker_pool",
     "pytest_addoption",
+    "pytest_assertrepr_compare",
     "pytest_collection_modifyitems",
     "pytest_configure",
     "pytest_configure_node",

@@ -1,6 +1,5 @@
 """Lends databases to tests, and keeps those of failed tests where --cb-keep asks for it."""
 
-import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -46,14 +45,12 @@ def lend_shared_database(item: pytest.Item, key: str) -> "Iterator[Database]":
 
 def keep(item: pytest.Item) -> str | None:
     """Mark the database of a failed test to be kept; return the psql line for it, None when nothing is kept."""
-    from .postgres.resolve import without_password
-
     run = item.config.stash[RUN]
     lent = next((node.stash[LENT] for node in reversed(item.listchain()) if LENT in node.stash), None)
     if lent is None or not run.options.keep:
         return None
     lent.failed = True
-    line = f"{run.psql()} {shlex.quote(without_password(lent.database.dsn))}"
+    line = run.psql(lent.database.dsn)
     if line not in run.kept:
         run.kept.append(line)
     return line

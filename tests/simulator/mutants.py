@@ -90,8 +90,6 @@ REPLIES = [
            "DELETE FROM commandbus.reply r USING", "UPDATE commandbus.reply r SET lease_until = NULL FROM"),
     Mutant("an operator's decision leaves no reply", ("S9",), (actions, "_outcome"),
            "if address is not None and leaves_reply:", "if False:"),
-    Mutant("an operator's decision leaves a reply too many", ("S9",), (actions, "_outcome"),
-           "if address is not None and leaves_reply:", "if address is not None:"),
 ]  # fmt: skip
 
 PROCESSES = [
