@@ -29,6 +29,23 @@ class Finished:
     seconds: float | None = None
 
 
+def split_group(finished: Sequence[Finished], most: int) -> tuple[list[Finished], list[Finished]]:
+    """Split off those to settle next, at most `most`: no command twice, the older claim first. Returns the rest too.
+
+    A worker that could not settle for longer than a lease may have claimed the command again, and finished both claims.
+    """
+    group: list[Finished] = []
+    rest: list[Finished] = []
+    seqs: set[int] = set()
+    for f in finished:
+        if len(group) < most and f.claimed.seq not in seqs:
+            seqs.add(f.claimed.seq)
+            group.append(f)
+        else:
+            rest.append(f)
+    return group, rest
+
+
 def process_address(process_type: str) -> str:
     """Where the replies for a process's manager wait when it lives in another application."""
     return f"process:{process_type}"
@@ -43,7 +60,7 @@ class Settlement:
         self.managers = managers
 
     async def settle(self, conn: Connection, finished: Sequence[Finished]) -> set[int]:
-        """Record all of `finished` that is still this worker's; returns the seqs of what was not.
+        """Record all of `finished` that is still this worker's, no command twice; returns the seqs of what was not.
 
         One transaction of its own, or the connection's open one. Commands whose processes were cancelled while they
         were in flight are decided about again, knowing that, and settled by a second one.

@@ -125,6 +125,7 @@ class ProcessPool(WorkerPool):
             "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),  # noqa: PTH109  '' is the directory
             "PYTHONUNBUFFERED": "1",
             "COMMANDBUS_DSN": str(self._runtime.database.dsn),
+            "PGAPPNAME": self._runtime.workers_name,
         }
         with log.open("wb") as output:
             process = subprocess.Popen(

@@ -1,6 +1,7 @@
 """What one test has of the bus: its database, pools, workers, clock and chaos, and how all of it ends."""
 
 import itertools
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .command_batch import CommandBatch
     from .connections import Demand, Room
     from .database import Database
+    from .ledger import Trail
     from .oracle import Prediction
     from .process_batch import ProcessBatch
     from .worker_pool import WorkerPool
@@ -36,11 +38,13 @@ class Runtime:
     shares its database with one that audits it. skips_time: waiting takes no real time. sections: (title,
     text) of the failure report. objections: what the test fails for at its end. batches, worker_pools: what the test
     made so far. is_example: one of many of this test; its idle_markers are what chaos markers say in vain, which
-    another example may not.
+    another example may not. ledger, trail: what it saw of the bus from outside, and the audit trail as it was at the
+    first look.
     """
 
     def __init__(self, item: pytest.Item, database: "Database") -> None:
         from .clock import Clock
+        from .ledger import Ledger
         from .pools import LazyPool
 
         self.item = item
@@ -56,6 +60,9 @@ class Runtime:
         self.objections: list[str] = []
         self.batches: list[ProcessBatch | CommandBatch] = []
         self.worker_pools: list[WorkerPool] = []
+        self.ledger = Ledger()
+        self.trail: Trail | None = None
+        self.workers_name = f"cb-{os.getpid()}-{id(self):x}"  # as the server knows its workers
         self.is_example = False
         self.idle_markers: Sequence[str] = ()
         self.pool: LazyPool = LazyPool(database.dsn, name=f"cb-{database.name}")
@@ -274,6 +281,14 @@ class Runtime:
         if not any(pool.running for pool in self.worker_pools):
             await self._stack.enter_async_context(self.worker_pool(workers, concurrency, processes))
 
+    async def remember_trail(self) -> None:
+        """Remember the audit trail as it is now, unless an earlier one is remembered: it only grows."""
+        from .ledger import Trail
+
+        if self.trail is None:
+            async with self.pool.connection() as connection:
+                self.trail = await Trail.read(connection)
+
     def check_workers(self) -> None:
         """Raise WorkerDiedError if a worker ended by itself."""
         __tracebackhide__ = True
@@ -321,6 +336,7 @@ class Runtime:
         await known.start_many(
             expand_data(initial_data, ordinals), batch_id=batch_id, first_ordinal=first_ordinal, on_progress=on_progress
         )
+        self.ledger.fill(batch_id, count)
         batch = ProcessBatch(
             self, known, batch_id, await bus.get_batch(known.domain, batch_id), ordinals=ordinals, number=number
         )
@@ -352,6 +368,7 @@ class Runtime:
         async with self.pool.connection() as connection, connection.transaction():
             batch_id = await bus.create_batch(domain, commands, name=name or self.item.name, conn=connection)
             await BehaviorRepository().number_batch(batch_id, number, conn=connection)
+        self.ledger.fill(batch_id, len(commands))
         batch = CommandBatch(self, domain, batch_id, await bus.get_batch(domain, batch_id))
         self.batches.append(batch)
         if workers:

@@ -133,6 +133,8 @@ class TaskPool(WorkerPool):
 
     async def start(self) -> None:
         """Start the workers."""
+        from psycopg.conninfo import make_conninfo
+
         from .pools import POOL_SIZE, LazyPool
 
         app = self._runtime.require_app("cb_worker_pool")
@@ -140,7 +142,9 @@ class TaskPool(WorkerPool):
         size = await self.size_pool(len(domains) * self._workers * KEPT + POOL_SIZE)
         await self._runtime.store_rules()
         self._pool = LazyPool(
-            self._runtime.database.dsn, max_size=size, name=f"cb-workers-{self._runtime.database.name}"
+            make_conninfo(self._runtime.database.dsn, application_name=self._runtime.workers_name),
+            max_size=size,
+            name=f"cb-workers-{self._runtime.database.name}",
         )
         for domain in domains:
             for number in range(1, self._workers + 1):
@@ -151,9 +155,11 @@ class TaskPool(WorkerPool):
         from commandbus import Worker
 
         from .behavior import chaos_middleware
+        from .witness import Witness
 
         options = dict(self._options)
-        middleware = list(options.pop("middleware", ()))  # the test's own, outermost: it sees what chaos raises
+        # The test's own come before chaos, so that they see what it raises.
+        middleware = [Witness(self._runtime.ledger), *options.pop("middleware", ())]
         if self._runtime.rules:
             middleware.append(chaos_middleware(pool))
         return Worker(

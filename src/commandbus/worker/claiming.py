@@ -99,13 +99,14 @@ class Intake:
         except HandlerNotFoundError:
             self._settling.add_unhandled(claimed)
             return None
-        context = _context(claimed, self.settlement, lease)
+        context = context_of(claimed, self.settlement, lease)
         run = Run(context, handler, claimed.failures, claimed_at + self._usable)
         lease.run = run
         return Pending(claimed, run, claimed_at, lane)
 
 
-def _context(claimed: Claimed, settlement: Settlement, lease: CommandLease) -> HandlerContext:
+def context_of(claimed: Claimed, settlement: Settlement, lease: CommandLease) -> HandlerContext:
+    """What the handler of a claimed command is given."""
     command = Command(
         claimed.command_id,
         settlement.domain,

@@ -14,7 +14,7 @@ from commandbus.outcome import SETTLE_FAILED, Outcome, failed, handler_not_found
 from commandbus.policies import RetryPolicy
 from commandbus.process.router import ProcessReplyRouter
 from commandbus.repositories import workers
-from commandbus.settlement import Finished, Settlement
+from commandbus.settlement import Finished, Settlement, split_group
 from commandbus.worker import outcome_log
 from commandbus.worker.lanes import Pending
 from commandbus.worker.reserved import ReservedConnection
@@ -104,7 +104,7 @@ class Settling:
             self._settling = len(unhandled)
             for claimed in unhandled:
                 self._finished.append(Finished(claimed, await self._not_found(claimed)))
-            group, self._finished = self._finished[:_LARGEST], self._finished[_LARGEST:]
+            group, self._finished = split_group(self._finished, _LARGEST)
             self._settling = len(group)
             self._count(group, await self._settle(group))
             self._settling = 0
