@@ -346,8 +346,9 @@ SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_se
 AS $$
 DECLARE
     v_now   timestamptz := commandbus.now();
-    v_ours  uuid[];
-    v_woken integer;
+    v_ours   uuid[];
+    v_epochs integer[];
+    v_woken  integer;
 BEGIN
     lost := '{}';
     canceling := '{}';
@@ -396,13 +397,14 @@ BEGIN
         SELECT pg_notify(commandbus.channel(d.domain), '')
           FROM (SELECT DISTINCT o.domain FROM ours o WHERE o.next_id IS NOT NULL) d
     )
-    SELECT coalesce(array_agg(o.command_id), '{}'), (SELECT count(*) FROM woken) INTO v_ours, v_woken FROM ours o;
+    SELECT coalesce(array_agg(o.command_id), '{}'), coalesce(array_agg(o.epoch), '{}'), (SELECT count(*) FROM woken)
+      INTO v_ours, v_epochs, v_woken FROM ours o;
 
     IF cardinality(v_ours) < cardinality(p_command_ids) THEN
         WITH missing AS MATERIALIZED (
             SELECT x.command_id, x.epoch, coalesce(x.event, 'COMPLETED') AS event, p_worker AS worker_id
               FROM unnest(p_command_ids, p_epochs, p_events) AS x (command_id, epoch, event)
-             WHERE x.command_id <> ALL (v_ours)
+             WHERE (x.command_id, x.epoch) NOT IN (SELECT * FROM unnest(v_ours, v_epochs))
         ), waits AS MATERIALIZED (
             SELECT m.command_id
               FROM missing m
@@ -427,7 +429,7 @@ BEGIN
                (SELECT coalesce(array_agg(l.command_id), '{}') FROM late l)
           INTO canceling, lost;
         SELECT json_agg(x) INTO p_outcomes FROM json_array_elements(p_outcomes) x
-         WHERE (x ->> 'command_id')::uuid = ANY (v_ours);
+         WHERE ((x ->> 'command_id')::uuid, (x ->> 'epoch')::integer) IN (SELECT * FROM unnest(v_ours, v_epochs));
     END IF;
 
     IF p_outcomes IS NOT NULL THEN

@@ -66,7 +66,8 @@ SCREENS: tuple[AuditScreen, ...] = (audit_screen_sql.COMMANDS, audit_screen_sql.
 """Run first: the statements read more closely what these find odd."""
 
 _MOST_ODD = 300_000
-_ALL: dict[str, Any] = {"odd_commands": None, "odd_processes": None}
+EVERYTHING: dict[str, Any] = {"odd_commands": None, "odd_processes": None}
+"""The parameters of the statements without a look by the screens: they read every row closely."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +110,9 @@ async def audit(
         await cursor.execute(AuditSQL.ONE_SNAPSHOT)
         await cursor.execute(AuditSQL.SETTINGS)
         odd = {screen.name: await _odd(cursor, screen) for screen in SCREENS}
+        params = EVERYTHING | odd | {"domains": asked, "limit": SHOWN_PER_RULE}
         for statement in statements:
-            found += await _findings(cursor, statement, {**_ALL, **odd, "domains": asked, "limit": SHOWN_PER_RULE})
+            found += await _findings(cursor, statement, params)
     order = {rule: place for place, rule in enumerate(AUDIT_RULES)}
     return sorted(found, key=lambda violation: order[violation.rule])
 

@@ -32,14 +32,15 @@ class Finished:
 def split_group(finished: Sequence[Finished], most: int) -> tuple[list[Finished], list[Finished]]:
     """Split off those to settle next, at most `most`: no command twice, the older claim first. Returns the rest too.
 
-    A worker that could not settle for longer than a lease may have claimed the command again, and finished both claims.
+    A worker that could not settle for longer than a lease, or to whom an operator gave the command again, may have
+    finished both claims.
     """
     group: list[Finished] = []
     rest: list[Finished] = []
-    seqs: set[int] = set()
+    ids: set[UUID] = set()
     for f in finished:
-        if len(group) < most and f.claimed.seq not in seqs:
-            seqs.add(f.claimed.seq)
+        if len(group) < most and f.claimed.command_id not in ids:
+            ids.add(f.claimed.command_id)
             group.append(f)
         else:
             rest.append(f)

@@ -7,7 +7,7 @@ from typing import Any, LiteralString
 from psycopg.sql import SQL, Composed
 
 from commandbus._core.audit_sql import AuditStatement
-from commandbus.auditor import LIVENESS_STATEMENTS, SAFETY_STATEMENTS, Violation
+from commandbus.auditor import EVERYTHING, LIVENESS_STATEMENTS, SAFETY_STATEMENTS, Violation
 from commandbus.process import BaseProcessManager
 from pytest_commandbus.ledger import Trail
 from tests.simulator.actors import Actor, Consumer, Operator, Router, Sender, Worker
@@ -228,7 +228,7 @@ class Schedule:
             await worker.do(worker.settle())
 
     async def _audit(self, statement: Composed) -> list[Violation]:
-        cursor = await self.stage.conn.execute(statement, {})
+        cursor = await self.stage.conn.execute(statement, EVERYTHING)
         return [Violation(*row) for row in await cursor.fetchall()]
 
     async def _violations(self, trail: Trail) -> list[Violation]:
