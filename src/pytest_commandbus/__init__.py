@@ -24,12 +24,14 @@ from ._plugin import (  # noqa: E402
 from .fixtures.batches import cb_command_batch, cb_process_batch, cb_worker_pool  # noqa: E402
 from .fixtures.bus import (  # noqa: E402
     _cb_app_runtime,
+    _cb_crash_point,
     _cb_runtime,
     cb_app,
     cb_audit,
     cb_bus,
     cb_chaos_profiles,
     cb_clock,
+    cb_faults,
     cb_pool,
     cb_tsq,
 )
@@ -46,6 +48,7 @@ from .fixtures.load import _cb_shard, cb_load  # noqa: E402
 __all__ = [
     "_cb_app_runtime",
     "_cb_class_database",
+    "_cb_crash_point",
     "_cb_module_database",
     "_cb_package_database",
     "_cb_runtime",
@@ -58,6 +61,7 @@ __all__ = [
     "cb_clock",
     "cb_command_batch",
     "cb_database",
+    "cb_faults",
     "cb_load",
     "cb_pool",
     "cb_postgres",

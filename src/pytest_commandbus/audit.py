@@ -30,7 +30,11 @@ class Audit:
 
         found = await self.violations(liveness=liveness)
         if found:
-            pytest.fail(f"{format_violations(found)}\n(mark the test cb_no_audit to turn the audit off)", pytrace=False)
+            faults = self._runtime.faults
+            amid = f"\namid these faults:\n{faults.describe()}" if faults is not None and faults.injected else ""
+            pytest.fail(
+                f"{format_violations(found)}{amid}\n(mark the test cb_no_audit to turn the audit off)", pytrace=False
+            )
 
 
 async def check(runtime: "Runtime") -> None:

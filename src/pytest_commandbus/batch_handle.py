@@ -144,7 +144,7 @@ class BatchHandle(ABC):
         while True:
             looked_at = time.monotonic()
             self._runtime.check_workers()
-            if settled_count(await self.refresh()) >= self._stats.total_count:
+            if settled_count(await self._runtime.outlasting(self.refresh)) >= self._stats.total_count:
                 self._runtime.waited = True
                 return
             if looked_at > deadline:
@@ -153,9 +153,9 @@ class BatchHandle(ABC):
             last = self._stats
             if not moved and looked_at - swept_at > _SWEEP_SECONDS:
                 swept_at = looked_at
-                moved = await self._runtime.sweep() > 0
+                moved = await self._runtime.outlasting(self._runtime.sweep) > 0
             if self._runtime.skips_time:
-                moved = await self._runtime.clock.skip() > 0 or moved
+                moved = await self._runtime.outlasting(self._runtime.clock.skip) > 0 or moved
             cost = time.monotonic() - looked_at
             pause = FIRST_PAUSE if moved else min(pause * _PAUSE_GROWTH, LONGEST_PAUSE)
             await self._idle(min(max(pause, cost * _LOOK_SHARE), max(deadline - looked_at, 0.001)))
@@ -165,7 +165,7 @@ class BatchHandle(ABC):
         until, pause = time.monotonic() + seconds, FIRST_SKIP_PAUSE
         while self._runtime.skips_time and time.monotonic() + pause < until:
             await asyncio.sleep(pause)
-            moved = await self._runtime.clock.skip() > 0
+            moved = await self._runtime.outlasting(self._runtime.clock.skip) > 0
             pause = FIRST_SKIP_PAUSE if moved else min(pause * _PAUSE_GROWTH, LONGEST_PAUSE)
         await asyncio.sleep(max(until - time.monotonic(), 0))
 

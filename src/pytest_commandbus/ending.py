@@ -15,6 +15,8 @@ async def end(runtime: "Runtime", workers: AsyncExitStack, error: BaseException 
     """Stop the workers that `workers` holds, check, explain, close the pool. Raises the first problem found here."""
     problem: BaseException | None = None
     try:
+        if runtime.faults is not None:
+            await runtime.faults.recover(wait=error is None)
         await workers.aclose()
         if error is None:
             await check(runtime)
@@ -27,6 +29,8 @@ async def end(runtime: "Runtime", workers: AsyncExitStack, error: BaseException 
             runtime.sections.extend(await failure_report.collect(runtime))
     finally:
         await runtime.pool.end()
+        if runtime.faults is not None:
+            runtime.faults.close()
     if problem is not None and not _is_failure(error):
         raise problem
 
@@ -34,6 +38,8 @@ async def end(runtime: "Runtime", workers: AsyncExitStack, error: BaseException 
 async def check(runtime: "Runtime") -> None:
     """Check what must hold at the end of a test that passed so far."""
     await _check_rules_matched(runtime)
+    if runtime.faults is not None:
+        runtime.faults.check_injected()
     await audit.check(runtime)
 
 

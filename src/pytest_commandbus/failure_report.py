@@ -23,6 +23,8 @@ async def collect(runtime: "Runtime") -> list[Section]:
             sections.extend(await _timelines(runtime))
     except Exception as error:  # the test's own failure matters more
         sections.append(("commandbus: batches", f"they could not be read: {type(error).__name__}: {error}"))
+    if runtime.faults is not None and runtime.faults.injected:
+        sections.append(("commandbus: faults that were injected", runtime.faults.describe()))
     for pool in runtime.worker_pools:
         sections.extend((f"commandbus: {worker}", text) for worker, text in pool.logs())
     return sections

@@ -1,7 +1,9 @@
 """What one test has of the bus: its database, pools, workers, clock and chaos, and how all of it ends."""
 
+import asyncio
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -19,11 +21,14 @@ if TYPE_CHECKING:
     from .chaos_rules import ChaosRules
     from .command_batch import CommandBatch
     from .database import Database
+    from .faults.session import Faults
     from .oracle import Prediction
     from .process_batch import ProcessBatch
     from .worker_pool import WorkerPool
 
 T = TypeVar("T")
+LONGEST_OUTAGE = 60.0
+_LOOK_SECONDS = 0.05
 InitialData = Mapping[str, Any] | Callable[[int], Mapping[str, Any]] | None
 
 
@@ -52,8 +57,11 @@ class Runtime:
         self.sections: list[tuple[str, str]] = []
         self.batches: list[ProcessBatch | CommandBatch] = []
         self.worker_pools: list[WorkerPool] = []
-        self.pool: LazyPool = LazyPool(database.dsn, name=f"cb-{database.name}")
+        with_faults = markers.has_faults(item)
+        self.pool: LazyPool = LazyPool(database.dsn, name=f"cb-{database.name}", checked=with_faults)
         self.clock: Clock = Clock(self.pool)
+        self.batch_numbers: dict[str, int] = {}
+        self.faults: Faults | None = None
         self._numbers = itertools.count(1)
         self._portal: Portal | None = None
         self._profiles = self.run.profiles
@@ -67,6 +75,14 @@ class Runtime:
         self.app = check_app(app, "what the fixture cb_app returns")
         self._profiles = self.run.profiles.with_fixture(profiles)
         _ = self.rules
+
+    def start_faults(self) -> None:
+        """Make what injects the faults of the test, if it has any."""
+        if self.faults is None and markers.has_faults(self.item):
+            from .faults.session import Faults
+
+            server = self.run.private_server() if markers.needs_private_server(self.item) else None
+            self.faults = Faults(self, server)
 
     def troubleshooting_queue(self) -> "TroubleshootingQueue":
         """Return what an operator acts on; it advances processes by the App's managers when there is an App."""
@@ -197,9 +213,12 @@ class Runtime:
     # workers and batches
 
     def worker_pool(
-        self, workers: int = 2, concurrency: int = 10, processes: bool = False, **options: Any
+        self, workers: int = 2, concurrency: int = 10, processes: bool | None = None, **options: Any
     ) -> "WorkerPool":
-        """Return a pool of workers, to be entered by `async with`. The options are those of commandbus.Worker."""
+        """Return a pool of workers, to be entered by `async with`. The options are those of commandbus.Worker.
+
+        processes: None for what suits the test: processes where it has faults and its App can be imported by path.
+        """
         from .process_pool import ProcessPool
         from .worker_pool import TaskPool
 
@@ -207,20 +226,40 @@ class Runtime:
             raise pytest.UsageError(
                 f"cb_worker_pool: workers={workers} and concurrency={concurrency} must both be at least 1"
             )
+        if processes is None:
+            processes = self.faults is not None and self.app_path is not None
         make = ProcessPool if processes else TaskPool
         pool = make(self, workers=workers, concurrency=concurrency, options=options)
         self.worker_pools.append(pool)
         return pool
 
-    async def ensure_workers(self, workers: int, concurrency: int, processes: bool) -> None:
+    async def ensure_workers(self, workers: int, concurrency: int, processes: bool | None) -> None:
         """Start workers that end with the test, unless some run."""
         if not any(pool.running for pool in self.worker_pools):
             await self._stack.enter_async_context(self.worker_pool(workers, concurrency, processes))
+
+    async def outlasting(self, look: Callable[[], Awaitable[T]]) -> T:
+        """Look at the database; in a test with faults, look again when the server or the connection was lost."""
+        if self.faults is None:
+            return await look()
+        import psycopg
+        from psycopg_pool import PoolTimeout
+
+        deadline = time.monotonic() + LONGEST_OUTAGE
+        while True:
+            try:
+                return await look()
+            except (psycopg.OperationalError, PoolTimeout):
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(_LOOK_SECONDS)
 
     def check_workers(self) -> None:
         """Raise WorkerDiedError if a worker ended by itself."""
         for pool in self.worker_pools:
             pool.check()
+        if self.faults is not None:
+            self.faults.check()
 
     async def sweep(self) -> int:
         """Park the commands that lost their last lease, in every domain of the App; return how many."""
@@ -244,7 +283,7 @@ class Runtime:
         name: str | None = None,
         workers: int = 2,
         concurrency: int = 10,
-        processes: bool = False,
+        processes: bool | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> "ProcessBatch":
         """Create a PROCESS batch with its processes, start workers when none run, and return its handle."""
@@ -259,6 +298,7 @@ class Runtime:
         await self.store_rules()
         bus = CommandBus(self.pool)
         batch_id = await bus.create_process_batch(known.domain, count, name=name or self.item.name)
+        self.batch_numbers[str(batch_id)] = number
         await BehaviorRepository(self.pool).number_batch(batch_id, number)
         await known.start_many(
             expand_data(initial_data, ordinals), batch_id=batch_id, first_ordinal=first_ordinal, on_progress=on_progress
@@ -279,7 +319,7 @@ class Runtime:
         name: str | None = None,
         workers: int = 2,
         concurrency: int = 10,
-        processes: bool = False,
+        processes: bool | None = None,
     ) -> "CommandBatch":
         """Create a COMMAND batch, start workers when none run, and return its handle."""
         from commandbus import CommandBus
@@ -293,6 +333,7 @@ class Runtime:
         # Together, or workers that run already could roll for a batch that has no number yet.
         async with self.pool.connection() as connection, connection.transaction():
             batch_id = await bus.create_batch(domain, commands, name=name or self.item.name, conn=connection)
+            self.batch_numbers[str(batch_id)] = number
             await BehaviorRepository().number_batch(batch_id, number, conn=connection)
         batch = CommandBatch(self, domain, batch_id, await bus.get_batch(domain, batch_id))
         self.batches.append(batch)
@@ -326,6 +367,8 @@ class Runtime:
             self._portal.close()
         elif not self.finished:
             self.pool.abandon()
+        if self.faults is not None:
+            self.faults.close()
 
     def present(self, thing: T) -> T:
         """Return a fixture's value as it is to an async test, and as a blocking proxy to a plain one."""

@@ -113,11 +113,13 @@ class TaskPool(WorkerPool):
 
         app = self._runtime.require_app("cb_worker_pool")
         await self._runtime.store_rules()
+        faults = self._runtime.faults
+        if faults is not None:
+            await faults.begin()
+        dsn = self._runtime.database.dsn if faults is None else faults.worker_dsn()
         domains = sorted(app.domains(self._runtime.pool))
         size = len(domains) * self._workers * _KEPT_CONNECTIONS + POOL_SIZE
-        self._pool = LazyPool(
-            self._runtime.database.dsn, max_size=size, name=f"cb-workers-{self._runtime.database.name}"
-        )
+        self._pool = LazyPool(dsn, max_size=size, name=f"cb-workers-{self._runtime.database.name}")
         for domain in domains:
             for number in range(1, self._workers + 1):
                 worker = self._worker(app, domain, self._pool)
@@ -130,6 +132,10 @@ class TaskPool(WorkerPool):
 
         options = dict(self._options)
         middleware = list(options.pop("middleware", ()))  # the test's own, outermost: it sees what chaos raises
+        if self._runtime.faults is not None:
+            from .faults.middleware import FaultPoints
+
+            middleware.append(FaultPoints(self._runtime.faults))
         if self._runtime.rules:
             middleware.append(chaos_middleware(pool))
         return Worker(

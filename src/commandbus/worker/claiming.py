@@ -92,7 +92,7 @@ class Intake:
         return excess
 
     def _pending(self, lane: Lane, claimed: Claimed, claimed_at: float) -> Pending | None:
-        lease = CommandLease(claimed, self._pool, self.settlement)
+        lease = CommandLease(claimed, self._pool, self.settlement, self._settling.hooks)
         try:
             handler = self._registry.get(self.settlement.domain, claimed.command_type)
         except HandlerNotFoundError:

@@ -16,6 +16,7 @@ from commandbus.process.router import ProcessReplyRouter
 from commandbus.repositories import workers
 from commandbus.settlement import Finished, Settlement
 from commandbus.worker import outcome_log
+from commandbus.worker.hooks import SettleHooks
 from commandbus.worker.lanes import Pending
 from commandbus.worker.reserved import ReservedConnection
 
@@ -35,7 +36,9 @@ class Settling:
         router: ProcessReplyRouter,
         counts: workers.WorkerCounts,
         poll_interval: float,
+        hooks: SettleHooks,
     ) -> None:
+        self.hooks = hooks
         self.on_space: Callable[[], None] = lambda: None
         self.on_delayed: Callable[[], None] = lambda: None  # something is due later
         self._conn = conn
@@ -65,7 +68,7 @@ class Settling:
                 pending.seconds = None
             self.on_space()
             return
-        self._finished.append(Finished(pending.claimed, outcome, pending.seconds))
+        self._finished.append(Finished(pending.claimed, outcome, pending.seconds, pending.run.context))
         self._flushed.clear()
         self._work.set()
 
@@ -106,7 +109,10 @@ class Settling:
                 self._finished.append(Finished(claimed, await self._not_found(claimed)))
             group, self._finished = self._finished[:_LARGEST], self._finished[_LARGEST:]
             self._settling = len(group)
-            self._count(group, await self._settle(group))
+            await self.hooks.before(group)
+            lost = await self._settle(group)
+            await self.hooks.after(group, lost)
+            self._count(group, lost)
             self._settling = 0
             self.on_space()
             if any(finished.outcome.delay is not None for finished in group):

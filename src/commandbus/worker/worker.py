@@ -21,6 +21,7 @@ from commandbus.process.router import ProcessReplyRouter
 from commandbus.repositories import workers
 from commandbus.settlement import Settlement
 from commandbus.worker.claiming import Claiming, Intake
+from commandbus.worker.hooks import SettleHooks
 from commandbus.worker.lanes import lanes
 from commandbus.worker.reserved import ReservedConnection
 from commandbus.worker.settling import Settling
@@ -161,7 +162,8 @@ class Worker:
         worker_id = self.worker_id or 0
         settlement = Settlement(self.domain, worker_id, {p.process_type: p for p in self._processes})
         router = ProcessReplyRouter(self._processes)
-        settling = Settling(settle_conn, settlement, router, self.counts, self._poll_interval)
+        hooks = SettleHooks(self._middleware)
+        settling = Settling(settle_conn, settlement, router, self.counts, self._poll_interval, hooks)
         executor = Executor(self._policy, self._middleware, threads)
         by_lane = lanes(self._concurrency, self._registry.caps(self.domain))
         slots = Slots(self._concurrency, by_lane, executor, settling.add)
