@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from . import audit, failure_report
+from . import audit, failure_report, markers
 
 if TYPE_CHECKING:
     from .runtime import Runtime
@@ -38,9 +38,19 @@ async def end(runtime: "Runtime", workers: AsyncExitStack, error: BaseException 
 async def check(runtime: "Runtime") -> None:
     """Check what must hold at the end of a test that passed so far."""
     await _check_rules_matched(runtime)
+    _check_faults_injected(runtime)
+    await audit.check(runtime)
+
+
+def _check_faults_injected(runtime: "Runtime") -> None:
     if runtime.faults is not None:
         runtime.faults.check_injected()
-    await audit.check(runtime)
+    elif markers.has_faults(runtime.item):
+        pytest.fail(
+            "the faults of this test were never injected: it runs no workers. Remove the marker, or run workers by "
+            "cb_process_batch, cb_command_batch or cb_worker_pool",
+            pytrace=False,
+        )
 
 
 async def _check_rules_matched(runtime: "Runtime") -> None:

@@ -71,10 +71,10 @@ class ProcessPool(WorkerPool):
         if self._runtime.rules:
             self._command += ["--middleware", CHAOS_MIDDLEWARE]
         self._folder = Path(tempfile.mkdtemp(prefix="cb-workers-"))
+        if faults is not None:
+            faults.join(self)
         for _ in range(self._workers):
             self._processes.append(self._launch())
-        if faults is not None:
-            await faults.join(self)
 
     def alive(self) -> list[int]:
         """Return the process ids of the workers that run."""
@@ -178,7 +178,7 @@ class ProcessPool(WorkerPool):
                 stdout=output,
                 stderr=output,
                 env=environment,
-                start_new_session=True,
+                process_group=0,  # no Ctrl-C reaches it; when pytest dies, even a stopped process is ended
             )
         self._log_files[process.pid] = log
         self._launched[process.pid] = (application, launched)

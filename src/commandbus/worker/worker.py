@@ -171,8 +171,9 @@ class Worker:
         claiming = Claiming(
             claim_conn, intake, by_lane, self.counts, self._policy.max_attempts, self._poll_interval, self._batch_size
         )
-        async with claim_conn.use() as conn:
-            claiming.others_types = await workers.others_types(conn, worker_id)
+        claiming.others_types = await claim_conn.retrying(
+            lambda conn: workers.others_types(conn, worker_id), "look for other workers"
+        )
         settling.on_space, settling.on_delayed = claiming.look, claiming.wake
         upkeep = Upkeep(claim_conn, worker_id, self.domain, slots, claiming, self.counts, self._lease)
 

@@ -1,6 +1,7 @@
 """How each kind of fault is injected, and healed."""
 
 import asyncio
+import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -108,7 +109,7 @@ class Injector:
             await asyncio.sleep(_LOOK_SECONDS)
 
     def _need_processes(self, active: ActiveRule, pid: int | None) -> None:
-        if pid is not None and not self._desk.fleets:
+        if pid == os.getpid():
             raise FaultUsageError(
                 f"{active.rule.kind} needs worker processes, and these workers run in the test's own process: start "
                 "them by processes=True, and let the App be importable (a global of a module)"
@@ -187,8 +188,10 @@ class Injector:
             return
         self._desk.record(active, point, pid, hit, detail)
         one = self._desk.fleet_of(pid) is not None
-        applied = Applied(rule.toxics, pid=pid if one else None, once=rule.toxics.reset_peer)
-        self._hold(active, applied, rule.seconds or MOMENT_SECONDS)
+        applied = Applied(rule.toxics, pid=pid if one else None)
+        if rule.toxics.reset_peer:  # those that are open now, each with its next data
+            applied.lines = proxy.open_lines(applied.pid)
+        self._hold(active, applied, None if rule.toxics.reset_peer else rule.seconds or MOMENT_SECONDS)
 
     def _hold(self, active: ActiveRule, applied: Applied, seconds: float | None) -> None:
         """Keep toxics in force until the rule ends, or for so many seconds; what passes a point goes on meanwhile."""

@@ -42,25 +42,23 @@ class Address:
 class Applied:
     """Toxics in force: for the connections of one process, or of all. `on_effect` is called whenever they take effect.
 
-    once: they end with their first effect.
+    lines: the connections that they are for, None for all.
     """
 
     toxics: Toxics
     pid: int | None = None
-    once: bool = False
+    lines: "set[Line] | None" = None
     on_effect: Callable[[], None] = lambda: None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def concerns(self, pid: int | None, stream: str | None = None) -> bool:
-        """Tell whether they are for a connection, and the direction that data takes on it."""
-        fits = self.pid is None or pid is None or self.pid == pid
-        return fits and not self.ended.is_set() and (stream is None or self.toxics.stream in (stream, "both"))
+    def concerns(self, pid: int | None) -> bool:
+        """Tell whether they are for connections of a process."""
+        return not self.ended.is_set() and (self.pid is None or pid is None or self.pid == pid)
 
-    def take_effect(self) -> None:
-        """Note that they did something."""
-        self.on_effect()
-        if self.once:
-            self.ended.set()
+    def touches(self, line: "Line", stream: str) -> bool:
+        """Tell whether they are for data that takes a direction on a connection."""
+        fits = self.concerns(line.pid) and self.toxics.stream in (stream, "both")
+        return fits and (self.lines is None or line in self.lines)
 
 
 class Proxy:
@@ -71,7 +69,7 @@ class Proxy:
         self._address = address
         self._random = random.Random(seed)
         self._applied: list[Applied] = []
-        self._lines: set[_Line] = set()
+        self._lines: set[Line] = set()
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -96,13 +94,17 @@ class Proxy:
         if applied.toxics.down:
             for line in [line for line in self._lines if applied.concerns(line.pid)]:
                 line.cut()
-                applied.take_effect()
+                applied.on_effect()
 
     def remove(self, applied: Applied) -> None:
         """End them; connections whose data were swallowed are closed."""
         applied.ended.set()
         with suppress(ValueError):
             self._applied.remove(applied)
+
+    def open_lines(self, pid: int | None) -> "set[Line]":
+        """Return the connections of a process, or all, that are open now."""
+        return {line for line in self._lines if pid is None or line.pid is None or line.pid == pid}
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -112,7 +114,7 @@ class Proxy:
         pid = _peer(writer)
         down = next((a for a in self._applied if a.toxics.down and a.concerns(pid)), None)
         if down is not None:
-            down.take_effect()
+            down.on_effect()
             writer.transport.abort()
             return
         try:
@@ -120,7 +122,7 @@ class Proxy:
         except OSError:  # the server is away, as it would be without us
             writer.transport.abort()
             return
-        line = _Line(pid, writer, server_writer)
+        line = Line(pid, writer, server_writer)
         self._lines.add(line)
         try:
             await asyncio.gather(
@@ -132,7 +134,7 @@ class Proxy:
             line.cut()
 
     async def _pump(
-        self, line: "_Line", reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stream: str
+        self, line: "Line", reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stream: str
     ) -> None:
         with suppress(OSError):
             while data := await reader.read(_CHUNK):
@@ -147,11 +149,11 @@ class Proxy:
             with suppress(OSError):
                 writer.write_eof()
 
-    async def _let_through(self, line: "_Line", stream: str) -> bool:
+    async def _let_through(self, line: "Line", stream: str) -> bool:
         """Do to data what is in force; False when they are lost, and the connection with them."""
-        for applied in [a for a in self._applied if a.concerns(line.pid, stream)]:
+        for applied in [a for a in self._applied if a.touches(line, stream)]:
             toxics = applied.toxics
-            applied.take_effect()
+            applied.on_effect()
             if toxics.reset_peer:
                 return False
             if toxics.timeout_ms is not None:
@@ -166,7 +168,7 @@ class Proxy:
 
 
 @dataclass(eq=False)
-class _Line:
+class Line:
     """One connection, from both sides. `pid` is the process that opened it, None where that cannot be told."""
 
     pid: int | None
@@ -174,6 +176,7 @@ class _Line:
     server: asyncio.StreamWriter
 
     def cut(self) -> None:
+        """Close it at once; what is under way on it is lost."""
         self.client.transport.abort()
         self.server.transport.abort()
 

@@ -5,14 +5,17 @@ import os
 import random
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+import psycopg
 import pytest
+from psycopg_pool import PoolTimeout
 
 from .. import markers
 from .active import ActiveRule
-from .desk import Desk
+from .desk import Desk, Fleet
 from .injecting import TASKS_APPLICATION, Injector
 from .journal import Injection, render
 from .network import PORT, Address, Proxy
@@ -24,7 +27,6 @@ if TYPE_CHECKING:
 
     from ..postgres.dsn import Dsn
     from ..runtime import Runtime
-    from ..worker_pool import WorkerPool
     from .private import PrivateServer
 
 T = TypeVar("T")
@@ -170,7 +172,13 @@ class Faults:
     async def inject_now(self, rule: FaultRule) -> ActiveRule:
         """Inject a fault once; workers that just start are waited for."""
         await self._stand()
-        active = await self._asked(self._desk.once(rule, self._random.random()))
+        injecting = asyncio.ensure_future(self._asked(self._desk.once(rule, self._random.random())))
+        while not injecting.done():
+            await asyncio.wait([injecting], timeout=_LOOK_SECONDS)
+            if self._runtime.skips_time:  # what a frozen process holds is taken over when its lease has run out
+                with suppress(psycopg.OperationalError, PoolTimeout):
+                    await self._runtime.clock.skip()
+        active = await injecting
         await self._stand()
         self.check()
         if not active.injections:
@@ -197,19 +205,13 @@ class Faults:
                 resolved = self._resolved(rule, "@pytest.mark.faults")
                 self._marked.append((rule.written, await self._asked(self._desk.add(resolved))))
 
-    async def join(self, pool: "WorkerPool") -> None:
-        """Have faults injected into the processes of a pool."""
-        from ..process_pool import ProcessPool
+    def join(self, fleet: Fleet) -> None:
+        """Have faults injected into worker processes."""
+        self._desk.fleets.append(fleet)
 
-        if isinstance(pool, ProcessPool):
-            self._desk.fleets.append(pool)
-
-    async def leave(self, pool: "WorkerPool") -> None:
-        """Leave the processes of a pool alone, which is about to stop."""
-        from ..process_pool import ProcessPool
-
-        if isinstance(pool, ProcessPool):
-            await self._desk.call(self._desk.leave(pool))
+    async def leave(self, fleet: Fleet) -> None:
+        """Leave worker processes alone, which are about to be stopped."""
+        await self._desk.call(self._desk.leave(fleet))
 
     async def recover(self, *, wait: bool) -> None:
         """End all faults. wait: until the bus has come to rest again, where the test has seen it do so before."""
@@ -329,7 +331,5 @@ def never_injected(what: str) -> str:
 
 
 def _address(dsn: "Dsn") -> Address:
-    import psycopg
-
     with psycopg.connect(dsn) as connection:
         return Address(connection.info.host, connection.info.port)
