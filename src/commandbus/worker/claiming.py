@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from commandbus._core.connection import Pool
+from commandbus._core.connection import Connection, Pool
 from commandbus._core.queue_sql import Claimed
 from commandbus.errors import HandlerNotFoundError
 from commandbus.executor import Run
@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 _PAUSE = 1.0  # seconds after a middleware failed
 _FULL_SCAN = 1.0  # seconds between claims that look at the whole queue, for expired leases and late commits
 _SCAN_SHARE = 20  # times as long as such a claim took is the least time to the next one
+_LONGEST_PUT_OFF = 30.0  # seconds that this may come to: a worker that hung meanwhile measured nonsense
 _QUICK_SCAN = 0.02  # seconds: when it takes no longer, it is made whenever nothing else is found
 _ROW = 0.0001  # seconds that a claim may take for each command that it finds: what is left went into looking
 
@@ -138,6 +139,7 @@ class Place:
     def __init__(self) -> None:
         self.after = 0  # seq that the last claim ended with
         self.full_scan_at = 0.0
+        self.query_seconds = 0.0  # that the database took for the last claim, without what came of it
         self.scan_seconds = 0.0  # that the last claim from the very beginning took
         self.is_drained = False  # nothing was left, as far as is known
         self.has_released = False  # what the last claim found was given back, for others first
@@ -219,22 +221,23 @@ class Claiming:
     async def _claim_from_start(self, lane: Lane, limit: int) -> int:
         """Claim from the very beginning of the queue, which may lead past many commands of other lanes.
 
-        So that looking never takes more than its share of the time, the next such claim waits accordingly.
+        So that looking takes no more than its share of the time, the next such claim waits accordingly.
         """
         place = self._places[lane]
-        began = asyncio.get_running_loop().time()
         place.after = 0
         found = await self._claim_after(lane, limit)
         now = asyncio.get_running_loop().time()
-        place.scan_seconds = 0.0 if found == limit else max(0.0, now - began - found * _ROW)
-        place.full_scan_at = now + max(_FULL_SCAN, _SCAN_SHARE * place.scan_seconds)
+        place.scan_seconds = 0.0 if found == limit else max(0.0, place.query_seconds - found * _ROW)
+        place.full_scan_at = now + max(_FULL_SCAN, min(_SCAN_SHARE * place.scan_seconds, _LONGEST_PUT_OFF))
         return found
 
     async def _claim_after(self, lane: Lane, limit: int) -> int:
         settlement, intake, place = self._intake.settlement, self._intake, self._places[lane]
-        claimed_at = asyncio.get_running_loop().time()
-        claims = await self._conn.retrying(
-            lambda conn: queue.claim(
+        time = asyncio.get_running_loop().time
+
+        async def claim(conn: Connection) -> list[Claimed]:
+            asked = time()
+            found = await queue.claim(
                 conn,
                 settlement.domain,
                 settlement.worker_id,
@@ -244,9 +247,12 @@ class Claiming:
                 after=place.after,
                 only=lane.only,
                 excluding=() if lane.only else [*self._capped, *self.others_types],
-            ),
-            "claim",
-        )
+            )
+            place.query_seconds = time() - asked
+            return found
+
+        claimed_at = time()
+        claims = await self._conn.retrying(claim, "claim")
         if not claims:
             return 0
         place.after = claims[-1].seq
