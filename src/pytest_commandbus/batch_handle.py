@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .runtime import Runtime
     from .sent import SentCommand
 
-DEFAULT_TIMEOUT = 60.0
+DEFAULT_TIMEOUT, TIMEOUT_WITH_FAULTS = 60.0, 180.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.002, 0.2
 FIRST_SKIP_PAUSE = 0.02
 _PAUSE_GROWTH = 1.5
@@ -70,18 +70,19 @@ class BatchHandle(ABC):
         self._stats = BatchStats.of(await self._bus.get_batch(self.domain, self.batch_id))
         return self._stats
 
-    async def wait(self, *, timeout: float = DEFAULT_TIMEOUT) -> BatchStats:
+    async def wait(self, *, timeout: float | None = None) -> BatchStats:
         """Wait until every member is terminal or parked in the troubleshooting queue; return the counts.
 
-        timeout: seconds of real time. Errors: BatchTimeoutError, WorkerDiedError.
+        timeout: seconds of real time, 60 when not given and 180 in tests with faults. Errors: BatchTimeoutError,
+        WorkerDiedError.
         """
         await self._wait(timeout)
         return self._stats
 
-    async def complete(self, *, timeout: float = DEFAULT_TIMEOUT) -> BatchStats:
+    async def complete(self, *, timeout: float | None = None) -> BatchStats:
         """Wait until every member is terminal; return the counts.
 
-        timeout: seconds of real time. Errors: BatchParkedError when one is parked, BatchTimeoutError, WorkerDiedError.
+        timeout: as of wait. Errors: BatchParkedError when one is parked, BatchTimeoutError, WorkerDiedError.
         """
         await self._wait(timeout)
         if self._stats.in_troubleshooting_count:
@@ -138,7 +139,9 @@ class BatchHandle(ABC):
     def _stuck_statement(self) -> str:
         """Return the statement that groups what is not finished."""
 
-    async def _wait(self, timeout: float) -> None:
+    async def _wait(self, given_timeout: float | None) -> None:
+        usual = DEFAULT_TIMEOUT if self._runtime.faults is None else TIMEOUT_WITH_FAULTS
+        timeout = usual if given_timeout is None else given_timeout
         deadline = time.monotonic() + timeout
         pause, swept_at, last = FIRST_PAUSE, time.monotonic(), None
         while True:

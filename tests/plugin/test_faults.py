@@ -1,9 +1,12 @@
 """Faults of the machinery: each kind is injected into real workers, and the bus survives it."""
 
+import socket
+
 import psutil
 import pytest
 
 from pytest_commandbus.chaos import RollKey
+from pytest_commandbus.faults.faults_sql import SILENT_WORKER
 from pytest_commandbus.faults.points import POINTS
 from pytest_commandbus.faults.rules import is_hit, rule_of
 from pytest_commandbus.faults.session import NeverInjectedError
@@ -94,13 +97,15 @@ async def test_the_answer_to_a_commit_is_lost_and_nothing_is_doubled(
 
 
 async def test_a_worker_behind_a_black_hole_loses_its_lease_and_hears_of_it_later(
-    cb_worker_pool, cb_command_batch, cb_faults, cb_bus
+    cb_worker_pool, cb_command_batch, cb_faults, cb_bus, cb_pool
 ):
-    async with cb_worker_pool(workers=2, concurrency=1, visibility_timeout=2) as pool:
+    async with cb_worker_pool(workers=2, concurrency=1) as pool:
         async with cb_faults.network(at="before_settle", timeout_ms=0, seconds=600) as network:
             batch = await cb_command_batch("mail", "SendMail")
+            (hole,) = await network.wait()
+            async with cb_pool.connection() as connection:  # as if it had been silent for some time
+                await connection.execute(SILENT_WORKER, {"pid": hole.pid, "host": socket.gethostname()})
             await batch.complete()
-            (hole,) = network.injected
         assert hole.pid in pool.pids
     assert sorted(await events(cb_bus, batch)) == [
         *("COMPLETED", "LATE_OUTCOME_DROPPED", "RECEIVED", "RECEIVED", "SENT"),
