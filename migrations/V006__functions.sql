@@ -18,7 +18,15 @@
 -- Where the first rows of a domain are sought, = ANY and the order by domain leave only the index on (domain, seq): with
 -- a plain = the planner may go by seq alone, past the backlog of every other domain, or sort the whole backlog.
 
-CREATE FUNCTION commandbus.enqueue(p_commands json) RETURNS integer
+-- New commands, as rows of JSON (those that a settle sends), or as columns: one array for each, no element or no array for
+-- what a command has not. Their place in the batch p_batch counts from p_first_ordinal. A NULL id is no command.
+CREATE FUNCTION commandbus.enqueue(
+    p_commands json, p_command_ids uuid[] DEFAULT NULL, p_domains text[] DEFAULT NULL,
+    p_command_types text[] DEFAULT NULL, p_payloads json[] DEFAULT NULL, p_max_attempts integer[] DEFAULT NULL,
+    p_correlation_ids uuid[] DEFAULT NULL, p_reply_tos text[] DEFAULT NULL,
+    p_batch uuid DEFAULT NULL, p_first_ordinal bigint DEFAULT NULL,
+    p_process_ids uuid[] DEFAULT NULL, p_steps text[] DEFAULT NULL)
+RETURNS integer
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
@@ -28,6 +36,15 @@ DECLARE
     v_count integer;
 BEGIN
     WITH new AS MATERIALIZED (
+        SELECT n.command_id, n.domain, n.command_type, n.payload, n.max_attempts, n.correlation_id, n.reply_to,
+               p_batch AS batch_id, p_first_ordinal + n.place - 1 AS ordinal,
+               n.process_id, n.step, CASE WHEN n.process_id IS NOT NULL THEN 1 END AS visit, NULL::uuid AS compensates
+          FROM unnest(p_command_ids, p_domains, p_command_types, p_payloads, p_max_attempts, p_correlation_ids,
+                      p_reply_tos, p_process_ids, p_steps) WITH ORDINALITY AS n (
+               command_id, domain, command_type, payload, max_attempts, correlation_id, reply_to, process_id, step,
+               place)
+         WHERE n.command_id IS NOT NULL
+         UNION ALL
         SELECT * FROM json_to_recordset(p_commands) AS n (
             command_id uuid, domain text, command_type text, payload json, max_attempts integer,
             correlation_id uuid, reply_to text, batch_id uuid, ordinal bigint,
@@ -54,8 +71,14 @@ BEGIN
 END
 $$;
 
--- New processes with their first commands; p_batch is the batch that they are members of, refused if it was cancelled.
-CREATE FUNCTION commandbus.start_processes(p_processes json, p_commands json, p_batch uuid DEFAULT NULL) RETURNS void
+-- New processes of one type, with their first commands, in columns as above; a process without one has ended at once.
+-- p_batch is the batch that they are members of, refused if it was cancelled.
+CREATE FUNCTION commandbus.start_processes(
+    p_domain text, p_process_type text, p_batch uuid, p_first_ordinal bigint,
+    p_process_ids uuid[], p_statuses text[], p_steps text[], p_states json[], p_visits json[],
+    p_error_codes text[], p_error_messages text[],
+    p_command_ids uuid[], p_domains text[], p_command_types text[], p_payloads json[], p_max_attempts integer[])
+RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
@@ -73,14 +96,14 @@ BEGIN
     INSERT INTO commandbus.process (process_id, domain, process_type, status, current_step, state, command_id,
                                     ordinal, visits, error_code, error_message, batch_id,
                                     created_at, updated_at, completed_at)
-    SELECT n.process_id, n.domain, n.process_type, n.status, n.current_step, n.state, n.command_id,
-           n.ordinal, n.visits, n.error_code, n.error_message, n.batch_id,
-           v_now, v_now, CASE WHEN n.ended THEN v_now END
-      FROM json_to_recordset(p_processes) AS n (
-            process_id uuid, domain text, process_type text, status text, current_step text, state json,
-            command_id uuid, ordinal bigint, visits json, error_code text, error_message text,
-            batch_id uuid, ended boolean);
-    PERFORM commandbus.enqueue(p_commands);
+    SELECT n.process_id, p_domain, p_process_type, n.status, n.step, n.state, n.command_id,
+           p_first_ordinal + n.place - 1, n.visits, n.error_code, n.error_message, p_batch,
+           v_now, v_now, CASE WHEN n.command_id IS NULL THEN v_now END
+      FROM unnest(p_process_ids, p_statuses, p_steps, p_states, p_command_ids, p_visits, p_error_codes,
+                  p_error_messages) WITH ORDINALITY AS n (
+           process_id, status, step, state, command_id, visits, error_code, error_message, place);
+    PERFORM commandbus.enqueue(NULL, p_command_ids, p_domains, p_command_types, p_payloads, p_max_attempts, NULL, NULL,
+                               NULL, NULL, p_process_ids, p_steps);
 END
 $$;
 

@@ -1,14 +1,14 @@
 """The command bus: send commands, one or many, and read what became of them."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import psycopg
 from uuid_utils.compat import uuid7
 
+from commandbus._core.chunks import CHUNK, store_in_chunks
 from commandbus._core.command_sql import CommandParams
 from commandbus._core.connection import Connection, Pool, transaction
 from commandbus._core.cursor import check_limit, dump_cursor, load_cursor
@@ -32,13 +32,17 @@ from commandbus.models import (
     Page,
     SendRequest,
 )
-from commandbus.payload import MAX_BYTES, check_name, dump_payload, load_payload
+from commandbus.payload import MAX_BYTES, check_count, check_id, check_name, check_text, dump_payload, load_payload
 from commandbus.process.cancelling import make_request
 from commandbus.process.decide import Manager
 from commandbus.repositories import batches, commands
 
-CHUNK = 1_000
-_Item = TypeVar("_Item")
+
+class _Chunk(NamedTuple):
+    """Commands that were checked, and what stores them."""
+
+    requests: Sequence[SendRequest]
+    params: dict[str, Any]
 
 
 class CommandBus:
@@ -68,10 +72,10 @@ class CommandBus:
         has changed, and the caller's transaction can go on.
         """
         request = SendRequest(domain, command_type, command_id, data, correlation_id, reply_to, max_attempts)
-        row = self._row(request)
+        params = CommandParams.new([request], [self._payload(request)])
         try:
             async with transaction(self._pool, conn) as own:
-                await commands.enqueue(own, [row])
+                await commands.enqueue(own, params)
         except psycopg.errors.UniqueViolation:
             await self._raise_duplicate([request], conn)
             raise
@@ -80,16 +84,16 @@ class CommandBus:
     async def send_batch(self, requests: Iterable[SendRequest], *, chunk_size: int = CHUNK) -> int:
         """Store many commands, each chunk of `chunk_size` in a transaction of its own; returns how many.
 
+        While a chunk is being stored the next one is drawn and checked, never more than that one.
         Raises DuplicateCommandError for the first id that is stored already; the chunks before it stay.
         """
-        if chunk_size < 1:
-            raise ValueError(f"chunk_size must be at least 1, not {chunk_size}")
-        count = 0
-        for chunk in _chunks(requests, chunk_size):
+        check_count(chunk_size, "chunk_size")
+
+        async def store(chunk: _Chunk) -> None:
             async with transaction(self._pool, None) as own:
-                await self._enqueue(chunk, [self._row(r) for r in chunk], own)
-            count += len(chunk)
-        return count
+                await self._enqueue(chunk, own)
+
+        return await store_in_chunks(iter(requests), chunk_size, self._ready, _pack, store)
 
     async def create_batch(
         self,
@@ -105,12 +109,13 @@ class CommandBus:
         values = self._batch(batch_id, domain, BatchType.COMMAND, len(batch_commands), name, custom_data)
         async with transaction(self._pool, conn) as own:
             await batches.create(own, values)
-            ordinal = 0
-            for chunk in _chunks(batch_commands, CHUNK):
-                requests = [_request(domain, command) for command in chunk]
-                rows = [self._row(r) | {"batch_id": batch_id, "ordinal": ordinal + i} for i, r in enumerate(requests)]
-                await self._enqueue(requests, rows, own)
-                ordinal += len(chunk)
+            await store_in_chunks(
+                (_request(domain, command) for command in batch_commands),
+                CHUNK,
+                self._ready,
+                lambda ready, ordinal: _pack(ready, ordinal, batch_id),
+                lambda chunk: self._enqueue(chunk, own),
+            )
         return batch_id
 
     async def create_process_batch(
@@ -132,7 +137,7 @@ class CommandBus:
     async def get_command(self, command_id: UUID, *, conn: Connection | None = None) -> CommandMetadata:
         """Return one command as it stands. Raises CommandNotFoundError."""
         async with transaction(self._pool, conn) as own:
-            command = await commands.get(own, command_id)
+            command = await commands.get(own, check_id(command_id))
         if command is None:
             raise CommandNotFoundError(command_id)
         return command
@@ -140,7 +145,7 @@ class CommandBus:
     async def get_batch(self, domain: str, batch_id: UUID, *, conn: Connection | None = None) -> BatchMetadata:
         """Recount one batch and return it. Raises BatchNotFoundError."""
         async with transaction(self._pool, conn) as own:
-            batch = await batches.get(own, domain, batch_id)
+            batch = await batches.get(own, check_name(domain), check_id(batch_id, "batch_id"))
         if batch is None:
             raise BatchNotFoundError(domain, batch_id)
         return batch
@@ -261,7 +266,7 @@ class CommandBus:
         """
         (ordinal,) = load_cursor(cursor, (int,)) or (-1,)
         query = {
-            "batch_id": batch_id,
+            "batch_id": check_id(batch_id, "batch_id"),
             "status": None if status is None else str(CommandStatus(status)),
             "limit": check_limit(limit),
             "ordinal": ordinal,
@@ -273,16 +278,23 @@ class CommandBus:
     async def get_audit_trail(self, command_id: UUID, *, conn: Connection | None = None) -> list[AuditEvent]:
         """Return a command's audit trail, oldest event first; empty when there is no such command."""
         async with transaction(self._pool, conn) as own:
-            return await commands.audit_trail(own, command_id)
+            return await commands.audit_trail(own, check_id(command_id))
 
-    def _row(self, request: SendRequest) -> dict[str, Any]:
+    def _payload(self, request: SendRequest) -> str:
+        """Check a request; returns its data as JSON text."""
         check_name(request.domain, "domain")
         check_name(request.command_type, "command type")
         if request.reply_to is not None:
             check_name(request.reply_to, "reply_to")  # a process's own address has a colon, so nobody can write it
-        if request.max_attempts is not None and request.max_attempts < 1:
-            raise ValueError(f"max_attempts must be at least 1, not {request.max_attempts}")
-        return CommandParams.new(request, dump_payload(request.data, limit=self._max_payload))
+        check_id(request.command_id)
+        if request.correlation_id is not None:
+            check_id(request.correlation_id, "correlation_id")
+        if request.max_attempts is not None:
+            check_count(request.max_attempts, "max_attempts")
+        return dump_payload(request.data, limit=self._max_payload)
+
+    def _ready(self, request: SendRequest, _: int) -> tuple[SendRequest, str]:
+        return request, self._payload(request)
 
     def _batch(
         self,
@@ -293,24 +305,22 @@ class CommandBus:
         name: str | None,
         custom_data: dict[str, Any] | None,
     ) -> dict[str, Any]:
-        if total_count < 0:
-            raise ValueError(f"total_count must be at least 0, not {total_count}")
         limit = self._max_payload
         return {
             "batch_id": batch_id,
             "domain": check_name(domain, "domain"),
             "batch_type": str(batch_type),
-            "name": name,
+            "name": None if name is None else check_text(name, "name"),
             "custom_data": None if custom_data is None else dump_payload(custom_data, limit=limit, what="custom_data"),
-            "total_count": total_count,
+            "total_count": check_count(total_count, "total_count", 0),
         }
 
-    async def _enqueue(self, requests: Sequence[SendRequest], rows: list[dict[str, Any]], conn: Connection) -> None:
+    async def _enqueue(self, chunk: _Chunk, conn: Connection) -> None:
         try:
             async with conn.transaction():
-                await commands.enqueue(conn, rows)
+                await commands.enqueue(conn, chunk.params)
         except psycopg.errors.UniqueViolation:
-            await self._raise_duplicate(requests, conn)
+            await self._raise_duplicate(chunk.requests, conn)
             raise
 
     async def _raise_duplicate(self, requests: Sequence[SendRequest], conn: Connection | None) -> None:
@@ -326,6 +336,11 @@ class CommandBus:
             if request.command_id in stored:
                 same = load_payload(stored[request.command_id]) == request.data
                 raise DuplicateCommandError(request.command_id, same) from None
+
+
+def _pack(ready: Sequence[tuple[SendRequest, str]], first: int, batch_id: UUID | None = None) -> _Chunk:
+    requests, payloads = zip(*ready, strict=True)
+    return _Chunk(requests, CommandParams.new(requests, payloads, batch_id, None if batch_id is None else first))
 
 
 def _request(domain: str, command: BatchCommand) -> SendRequest:
@@ -355,9 +370,3 @@ def _aware(time: datetime | None, name: str) -> datetime | None:
     if time is not None and time.utcoffset() is None:
         raise ValueError(f"{name} needs a time zone, as in datetime.now(UTC); {time.isoformat()} has none")
     return time
-
-
-def _chunks(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
-    source = iter(items)
-    while chunk := list(islice(source, size)):
-        yield chunk

@@ -111,6 +111,14 @@ class InvalidNameError(CommandBusError, ValueError):
         self.what = what
 
 
+class InvalidIdError(CommandBusError, TypeError):
+    """An id that is no uuid.UUID; nothing was changed."""
+
+    def __init__(self, what: str, shown: str, kind: str) -> None:
+        super().__init__(f"{what} must be a uuid.UUID, not the {kind} {shown}: write UUID(...)")
+        self.what = what
+
+
 class InvalidCursorError(CommandBusError, ValueError):
     """A cursor that no page gave."""
 

@@ -75,12 +75,26 @@ async def check_schema(conn: psycopg.AsyncConnection[Any]) -> None:
     """Raise SchemaError, which says how to mend it, unless the database has exactly this package's migrations."""
     async with conn.transaction():
         found = await (await conn.execute(MigrationSQL.HISTORY_EXISTS)).fetchone()
-        if found is None or not found[0]:
-            raise SchemaError("the database has no commandbus schema; create it with `commandbus migrate --dsn ...`")
+        _refuse_unmigrated(found is not None and found[0])
         async with conn.cursor(row_factory=class_row(Applied)) as cursor:
             await cursor.execute(MigrationSQL.SELECT_APPLIED, {"scope": OWN_SCOPE})
             applied = await cursor.fetchall()
-    lacking = compare(own_migrations(), applied)
+    _refuse_lacking(compare(own_migrations(), applied))
+
+
+def check_schema_blocking(conn: psycopg.Connection[Any]) -> None:
+    """As check_schema, with a blocking connection."""
+    found = conn.execute(MigrationSQL.HISTORY_EXISTS).fetchone()
+    _refuse_unmigrated(found is not None and found[0])
+    _refuse_lacking(_lacking(conn, OWN_SCOPE, own_migrations()))
+
+
+def _refuse_unmigrated(has_history: bool) -> None:
+    if not has_history:
+        raise SchemaError("the database has no commandbus schema; create it with `commandbus migrate --dsn ...`")
+
+
+def _refuse_lacking(lacking: Sequence[Migration]) -> None:
     if lacking:
         names = ", ".join(migration.name for migration in lacking)
         raise SchemaError(f"the database lacks {names}; apply it with `commandbus migrate --dsn ...`")

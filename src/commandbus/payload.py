@@ -18,11 +18,12 @@ from uuid import UUID
 
 import orjson
 
-from commandbus.errors import InvalidNameError, InvalidPayloadError
+from commandbus.errors import InvalidIdError, InvalidNameError, InvalidPayloadError
 
 MAX_BYTES = 1_048_576
 MAX_DEPTH = 100
 MAX_DIGITS = 4_000
+_MAX_INTEGER = 2_147_483_647
 
 _TOO_LONG = 10**MAX_DIGITS
 _SMALL = 1 << 63
@@ -69,6 +70,32 @@ def check_name(value: object, what: str = "domain") -> str:
     if not isinstance(value, str) or not _is_name(name := str.__str__(value)):
         raise InvalidNameError(what, _short(value))
     return name
+
+
+def check_id(value: object, what: str = "command_id") -> UUID:
+    """Return `value` if it is a UUID, else raise InvalidIdError; a text that looks like one is none."""
+    if not isinstance(value, UUID):
+        raise InvalidIdError(what, _short(value), _type_name(value))
+    return value
+
+
+def check_text(value: object, what: str) -> str:
+    """Return `value` if it is text that PostgreSQL can store, else raise InvalidPayloadError."""
+    if not isinstance(value, str):
+        raise InvalidPayloadError(what, f"text is needed, not {_type_name(value)}")
+    if (problem := _text_problem(value)) is not None:
+        raise InvalidPayloadError(what, problem)
+    return value
+
+
+def check_count(value: object, what: str, least: int = 1) -> int:
+    """Return `value` if it is a whole number from `least` to the most that an integer column holds; else ValueError."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{what} must be a whole number, not {_short(value)}")
+    if not least <= value <= _MAX_INTEGER:
+        bound = f"at least {least}" if value < least else f"at most {_MAX_INTEGER:,}"
+        raise ValueError(f"{what} must be {bound}, not {_short(value)}")
+    return value
 
 
 @lru_cache(maxsize=1_024)  # an application has few names, and each of its commands has two

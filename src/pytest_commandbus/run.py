@@ -8,6 +8,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,9 +80,10 @@ class Run:
         with self._lock:
             if not self._dsn:
                 if self._desk_address is not None:
+                    from .postgres.dsn import Dsn
                     from .rendezvous import ask
 
-                    self._dsn = ask(self._desk_address)
+                    self._dsn = Dsn(ask(self._desk_address))
                 else:
                     from .postgres.resolve import resolve_server
 
@@ -225,7 +227,23 @@ def _rerun(config: pytest.Config) -> str:
     for argument in arguments:
         named = argument.partition("=")[0] in _SAID_AT_THE_END
         if not skip and not named:
-            kept.append(shlex.quote(argument))
+            kept.append(argument)
         skip = not skip and argument in _SAID_AT_THE_END
+    shown = [_without_password(before, argument) for before, argument in pairwise(["", *kept])]
     started_as_module = Path(sys.argv[0]).name == "__main__.py"
-    return " ".join(["python -m pytest" if started_as_module else "pytest", *kept])
+    program = "python -m pytest" if started_as_module else "pytest"
+    secret = [] if shown == kept else ["PGPASSWORD=***"]
+    return " ".join([*secret, program, *map(shlex.quote, shown)])
+
+
+def _without_password(before: str, argument: str) -> str:
+    name, equals, value = argument.partition("=")
+    if before == "--cb-postgres":
+        name, equals, value = "", "", argument
+    elif not equals or name not in {"--cb-postgres", "cb_postgres"}:
+        return argument
+    if value in {"embedded", "container"}:
+        return argument
+    from .postgres.dsn import without_password
+
+    return name + equals + without_password(value)

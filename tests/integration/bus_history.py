@@ -8,6 +8,8 @@ from uuid import UUID, uuid4
 import psycopg
 from psycopg.rows import dict_row
 
+from commandbus._core.process_sql import ProcessSQL
+
 DOMAIN = "orders"
 Claim = dict[str, Any]
 
@@ -138,14 +140,16 @@ class Bus:
                 outcome = self._outcome(row, event, row["failures"], row["failures"]) | {"reply_outcome": None}
                 self.rows("SELECT commandbus.record_outcomes(NULL, %(outcomes)s)", outcomes=json.dumps([outcome]))
 
-    def start(self, process: str, batch_id: UUID | None = None) -> None:
-        """Start a process at its step `one`; its commands are called `<process>.<step>`."""
-        row = {"process_id": str(self.named(process)), "domain": DOMAIN, "process_type": "Order", "state": {},
-               "status": "WAITING_FOR_REPLY", "current_step": "one", "visits": {"one": 1},
-               "command_id": str(self.named(f"{process}.one")),
-               "batch_id": str(batch_id) if batch_id else None}  # fmt: skip
-        self.rows("SELECT commandbus.start_processes(%(processes)s, %(commands)s)",
-                  processes=json.dumps([row]), commands=json.dumps([self.step(process, "one")]))  # fmt: skip
+    def start(self, process: str, batch_id: UUID | None = None, *, sends: bool = True) -> None:
+        """Start a process at its step `one`, or FAILED before it sent any; its commands are `<process>.<step>`."""
+        step = "one" if sends else None
+        self.rows(
+            ProcessSQL.START, domain=DOMAIN, process_type="Order", batch_id=batch_id, first_ordinal=None,
+            process_ids=[self.named(process)], statuses=["WAITING_FOR_REPLY" if sends else "FAILED"], steps=[step],
+            states=["{}"], visits=['{"one": 1}' if sends else "{}"], error_codes=[None], error_messages=[None],
+            command_ids=[self.named(f"{process}.one") if sends else None], command_domains=[DOMAIN],
+            command_types=["Reserve"], payloads=["{}"], max_attempts=[None],
+        )  # fmt: skip
 
     def step(self, process: str, step: str, undoes: str | None = None) -> dict[str, Any]:
         compensates = str(self.named(f"{process}.{undoes}")) if undoes else None

@@ -2,11 +2,12 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from uuid import UUID, uuid4
 
 import pytest
 
-from commandbus import Command, CommandStatus, HandlerContext, SendRequest
+from commandbus import Command, CommandStatus, HandlerContext, Middleware, SendRequest
 from tests.integration.worker_kit import NEVER, Bench, eventually
 
 pytestmark = pytest.mark.asyncio
@@ -210,6 +211,27 @@ async def test_a_command_that_committed_late_is_found_behind_a_backlog_of_a_full
         assert slow.inside == 1
         slow.free.set()
         await eventually(lambda: all_are(bench, slow_ids, CommandStatus.COMPLETED), "the slow ones")
+
+
+async def test_what_a_middleware_takes_does_not_put_off_a_look_at_the_whole_queue(bench: Bench) -> None:
+    """Only the claim's own time counts: else a slow preparation, or a server that was away, blinds the worker."""
+
+    class Slow(Middleware):
+        async def claimed(self, batch: Sequence[HandlerContext]) -> None:
+            if any(context.command.data.get("is_slow") for context in batch):
+                await asyncio.sleep(1.5)  # twenty times as long is more than a test waits
+
+    @bench.handler("Fast")
+    async def fast(command: Command, context: HandlerContext) -> None: ...
+
+    first = await bench.send("Fast", {"is_slow": True})  # found by the look with which a worker begins
+    async with bench.worker(middleware=[Slow()], poll_interval=NEVER):
+        await bench.until(first)
+        late = uuid4()
+        async with bench.pool.connection() as conn, conn.transaction():
+            await bench.bus.send(domain=bench.domain, command_type="Fast", command_id=late, data={}, conn=conn)
+            await bench.until(await bench.send("Fast"))  # a later place, claimed while the first is not committed
+        await bench.until(late)
 
 
 async def _is(condition: bool) -> bool | None:

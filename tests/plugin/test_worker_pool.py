@@ -1,5 +1,6 @@
 """Pools of workers: stopped gracefully on leaving, and a worker that dies by itself fails the test."""
 
+import asyncio
 import os
 import signal
 import time
@@ -94,6 +95,24 @@ async def test_a_command_that_kills_every_worker_is_parked_by_the_waiting_test(
     assert stats.in_troubleshooting_count == 1
     (command,) = await batch.commands()
     assert (command.error_code, command.lost_leases) == ("LEASE_LOST", 3)
+
+
+async def test_a_worker_that_claims_and_dies_while_the_claims_are_counted_has_claimed(
+    cb_command_batch, cb_worker_pool, monkeypatch
+):
+    async with cb_worker_pool(workers=1, processes=True) as pool:
+        count = pool._claims
+
+        async def count_before_its_death() -> int:
+            claims = await count()
+            if not claims:
+                await cb_command_batch("mail", "SendMail", data={"to": "crash"}, workers=0)
+                await asyncio.to_thread(wait_until, lambda: not pool.pids)
+            return claims
+
+        monkeypatch.setattr(pool, "_claims", count_before_its_death)
+        await pool.claimed()
+        await pool.kill(0)
 
 
 def test_a_worker_that_died_unnoticed_fails_the_test_at_its_end(suite: Suite):

@@ -1,11 +1,13 @@
 """Statements on commandbus.command and what belongs to it."""
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
 from orjson import Fragment
 from psycopg.sql import SQL
 
+from commandbus._core.arrays import integers, jsons, texts, uuids
 from commandbus.models import AuditEvent, CommandMetadata, CommandStatus, SendRequest
 from commandbus.payload import load_payload
 from commandbus.process.decide import PlannedCommand
@@ -15,7 +17,13 @@ class CommandSQL:
     """Each statement with its name; commandbus.enqueue is the only way in."""
 
     # One round trip for any number of new commands, each with its queue row and its SENT event.
-    ENQUEUE = "SELECT commandbus.enqueue(%(commands)s::json)"
+    ENQUEUE = """
+        SELECT commandbus.enqueue(NULL, %(command_ids)s::uuid[], %(domains)s::text[], %(command_types)s::text[],
+                                  %(payloads)s::json[], %(max_attempts)s::integer[], %(correlation_ids)s::uuid[],
+                                  %(reply_tos)s::text[], %(batch_id)s::uuid, %(first_ordinal)s::bigint)"""
+
+    # The same for the next commands of processes that were settled, as JSON.
+    ENQUEUE_PLANNED = "SELECT commandbus.enqueue(%(commands)s::json)"
 
     # Which of these ids are stored, and with what data: tells a duplicate's story.
     STORED = "SELECT command_id, payload::text FROM commandbus.command WHERE command_id = ANY(%(command_ids)s)"
@@ -77,28 +85,31 @@ def load_json(text: str | None) -> Any:
 
 
 class CommandParams:
-    """The rows that commandbus.enqueue takes."""
+    """What commandbus.enqueue takes."""
 
     @staticmethod
-    def new(request: SendRequest, payload: str) -> dict[str, Any]:
-        """A command as it is sent; `payload` is its checked data as JSON text."""
-        row: dict[str, Any] = {
-            "command_id": request.command_id,
-            "domain": request.domain,
-            "command_type": request.command_type,
-            "payload": Fragment(payload),
+    def new(
+        requests: Sequence[SendRequest],
+        payloads: Sequence[str],
+        batch_id: UUID | None = None,
+        first_ordinal: int | None = None,
+    ) -> dict[str, Any]:
+        """Commands as they are sent, in columns; `payloads` are their checked data as JSON text."""
+        return {
+            "command_ids": uuids([r.command_id for r in requests]),
+            "domains": texts([r.domain for r in requests]),
+            "command_types": texts([r.command_type for r in requests]),
+            "payloads": jsons(payloads),
+            "max_attempts": integers([r.max_attempts for r in requests]),
+            "correlation_ids": uuids([r.correlation_id for r in requests]),
+            "reply_tos": texts([r.reply_to for r in requests]),
+            "batch_id": batch_id,
+            "first_ordinal": first_ordinal,
         }
-        if request.correlation_id is not None:
-            row["correlation_id"] = request.correlation_id
-        if request.reply_to is not None:
-            row["reply_to"] = request.reply_to
-        if request.max_attempts is not None:
-            row["max_attempts"] = request.max_attempts
-        return row
 
     @staticmethod
     def planned(process_id: UUID, command: PlannedCommand) -> dict[str, Any]:
-        """A process's next command."""
+        """A process's next command, as a row of JSON."""
         row: dict[str, Any] = {
             "command_id": command.command_id,
             "domain": command.domain,

@@ -1,5 +1,6 @@
 """Statements on commandbus.process."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, LiteralString
 from uuid import UUID
 
@@ -7,6 +8,7 @@ import orjson
 from orjson import Fragment
 from psycopg.sql import SQL
 
+from commandbus._core.arrays import integers, jsons, texts, uuids
 from commandbus.models import CommandStatus
 from commandbus.payload import dump_payload, load_payload
 from commandbus.process.decide import Decision, Undo
@@ -20,7 +22,12 @@ class ProcessSQL:
            error_code, error_message, created_at, updated_at, completed_at"""
 
     # New processes with their first commands, in one round trip.
-    START = "SELECT commandbus.start_processes(%(processes)s::json, %(commands)s::json, %(batch_id)s)"
+    START = """
+        SELECT commandbus.start_processes(
+            %(domain)s, %(process_type)s, %(batch_id)s::uuid, %(first_ordinal)s::bigint, %(process_ids)s::uuid[],
+            %(statuses)s::text[], %(steps)s::text[], %(states)s::json[], %(visits)s::json[], %(error_codes)s::text[],
+            %(error_messages)s::text[], %(command_ids)s::uuid[], %(command_domains)s::text[],
+            %(command_types)s::text[], %(payloads)s::json[], %(max_attempts)s::integer[])"""
 
     # How the database says that this batch takes no more.
     BATCH_CANCELED: LiteralString = "CB001"
@@ -100,6 +107,9 @@ class ProcessSQL:
          ORDER BY c.created_at, c.command_id"""
 
 
+Started = tuple[UUID, Decision]  # a new process, and what was decided for it
+
+
 class ProcessParams:
     """Parameters of the statements above."""
 
@@ -123,25 +133,36 @@ class ProcessParams:
         }
 
     @staticmethod
-    def start(process: ProcessMetadata, decision: Decision) -> dict[str, Any]:
-        """Give the row of a new process for START."""
+    def start(
+        domain: str, process_type: str, batch_id: UUID | None, first_ordinal: int | None, started: Sequence[Started]
+    ) -> dict[str, Any]:
+        """Give what START takes: new processes with their first commands, in columns."""
+        decisions = [decision for _, decision in started]
+        sends = [decision.send for decision in decisions]
         return {
-            "process_id": process.process_id,
-            "domain": process.domain,
-            "process_type": process.process_type,
-            "batch_id": process.batch_id,
-            "ordinal": process.ordinal,
-            **ProcessParams._decided(decision),
+            "domain": domain,
+            "process_type": process_type,
+            "batch_id": batch_id,
+            "first_ordinal": first_ordinal,
+            "process_ids": uuids([process_id for process_id, _ in started]),
+            "statuses": texts([str(decision.status) for decision in decisions]),
+            "steps": texts([decision.current_step for decision in decisions]),
+            "states": jsons([decision.state for decision in decisions]),
+            "visits": jsons([orjson.dumps(decision.visits).decode() for decision in decisions]),
+            "error_codes": texts([decision.error_code for decision in decisions]),
+            "error_messages": texts([decision.error_message for decision in decisions]),
+            "command_ids": uuids([None if send is None else send.command_id for send in sends]),
+            "command_domains": texts([None if send is None else send.domain for send in sends]),
+            "command_types": texts([None if send is None else send.command_type for send in sends]),
+            "payloads": jsons(["null" if send is None else send.payload for send in sends]),
+            "max_attempts": integers([None if send is None else send.max_attempts for send in sends]),
         }
 
     @staticmethod
     def advance(process_id: UUID, decision: Decision) -> dict[str, Any]:
         """Give the row that ADVANCE and settle take."""
-        return {"process_id": process_id, **ProcessParams._decided(decision)}
-
-    @staticmethod
-    def _decided(decision: Decision) -> dict[str, Any]:
         row: dict[str, Any] = {
+            "process_id": process_id,
             "status": decision.status,
             "current_step": decision.current_step,
             "state": Fragment(decision.state),

@@ -97,7 +97,7 @@ async def apply(conn: Connection, replies: Sequence[tuple[Manager, Process, Proc
     if advanced:
         await conn.execute(ProcessSQL.ADVANCE, {"advances": orjson.dumps(advanced).decode()})
     if sends:
-        await commands.enqueue(conn, sends)
+        await commands.enqueue_planned(conn, sends)
 
 
 def rows(advances: Sequence[Advance]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

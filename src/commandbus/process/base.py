@@ -3,24 +3,21 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
-from itertools import islice
 from typing import Any, ClassVar
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from commandbus._core.command_sql import CommandParams
+from commandbus._core.chunks import CHUNK, store_in_chunks
 from commandbus._core.connection import Connection, Pool, transaction
-from commandbus._core.process_sql import ProcessParams
-from commandbus.payload import load_payload
+from commandbus._core.process_sql import ProcessParams, Started
+from commandbus.payload import check_count, check_id, load_payload
 from commandbus.process.advance import call_hook
 from commandbus.process.cancelling import cancel_one, make_request
-from commandbus.process.decide import BeforeSend, Decision, decide_start, hook_failed
+from commandbus.process.decide import BeforeSend, decide_start, hook_failed
 from commandbus.process.models import ProcessCommand, ProcessMetadata, ProcessResponse
 from commandbus.process.repository import ProcessRepository
 from commandbus.process.state import load_state
-
-CHUNK = 1_000
 
 
 class BaseProcessManager(ABC):
@@ -91,10 +88,10 @@ class BaseProcessManager(ABC):
         (InvalidOperationError). Raises what create_initial_state raises, and InvalidPayloadError for
         a state that is no JSON; then nothing is stored. What the other methods raise makes the process FAILED.
         """
-        started = self._prepare(initial_data, batch_id, None)
+        started = self._decide(initial_data, None)
         async with transaction(self._pool, conn) as own:
-            await self._store([started], own)
-        return started[0].process_id
+            await self._store([started], batch_id, None, own)
+        return started[0]
 
     async def start_many(
         self,
@@ -109,21 +106,25 @@ class BaseProcessManager(ABC):
 
         Ordinals count from `first_ordinal`. Each chunk of `chunk_size` is a transaction of its own, after which
         `on_progress(processes started so far)` is called: a run that broke off is resumed from the next ordinal.
+        While a chunk is being stored the next one is drawn and decided, never more than that one.
         The same as `start` for each, hooks included; an error of create_initial_state names its ordinal. A batch
         that is cancelled meanwhile ends the run with InvalidOperationError.
         """
-        if chunk_size < 1:
-            raise ValueError(f"chunk_size must be at least 1, not {chunk_size}")
-        source = iter(initial_data)
-        count = 0
-        while chunk := list(islice(source, chunk_size)):
-            started = [self._prepare(data, batch_id, first_ordinal + count + i) for i, data in enumerate(chunk)]
+        check_count(chunk_size, "chunk_size")
+
+        async def store(chunk: tuple[Sequence[Started], int]) -> None:
+            started, ordinal = chunk
             async with transaction(self._pool, None) as own:
-                await self._store(started, own)
-            count += len(chunk)
-            if on_progress is not None:
-                on_progress(count)
-        return count
+                await self._store(started, batch_id, ordinal, own)
+
+        return await store_in_chunks(
+            iter(initial_data),
+            chunk_size,
+            lambda data, number: self._decide(data, first_ordinal + number),
+            lambda started, number: (started, first_ordinal + number),
+            store,
+            on_progress,
+        )
 
     async def cancel_process(
         self, process_id: UUID, *, operator: str = "unknown", reason: str = "", conn: Connection | None = None
@@ -142,45 +143,45 @@ class BaseProcessManager(ABC):
         cancelled already, or is of another type.
         """
         async with transaction(self._pool, conn) as own:
-            return await cancel_one(own, self, process_id, make_request(operator, reason))
+            return await cancel_one(own, self, check_id(process_id, "process_id"), make_request(operator, reason))
 
-    def _prepare(
-        self, initial_data: dict[str, Any], batch_id: UUID | None, ordinal: int | None
-    ) -> tuple[ProcessMetadata, Decision]:
+    def _decide(self, initial_data: dict[str, Any], ordinal: int | None) -> Started:
         try:
-            decision = decide_start(self, self.create_initial_state(initial_data), uuid7())
+            return uuid7(), decide_start(self, self.create_initial_state(initial_data), uuid7())
         except Exception as error:
             if ordinal is not None:
                 error.add_note(f"in the initial data of process {ordinal} (counted from 0)")
             raise
-        process = ProcessMetadata(
-            process_id=uuid7(),
-            domain=self.domain,
-            process_type=self.process_type,
-            status=decision.status,
-            current_step=decision.current_step,
-            batch_id=batch_id,
-            ordinal=ordinal,
-        )
-        return process, decision
 
-    async def _store(self, started: Sequence[tuple[ProcessMetadata, Decision]], conn: Connection) -> None:
+    async def _store(
+        self, started: Sequence[Started], batch_id: UUID | None, first_ordinal: int | None, conn: Connection
+    ) -> None:
+        if batch_id is not None:
+            check_id(batch_id, "batch_id")
         if self.is_hooked:
-            started = await self._hooked(started, conn)
-        processes = [ProcessParams.start(process, decision) for process, decision in started]
-        sends = [CommandParams.planned(process.process_id, d.send) for process, d in started if d.send is not None]
-        await ProcessRepository.start(conn, processes, sends, started[0][0].batch_id)
+            started = await self._hooked(started, batch_id, first_ordinal, conn)
+        params = ProcessParams.start(self.domain, self.process_type, batch_id, first_ordinal, started)
+        await ProcessRepository.start(conn, params)
 
     async def _hooked(
-        self, started: Sequence[tuple[ProcessMetadata, Decision]], conn: Connection
-    ) -> list[tuple[ProcessMetadata, Decision]]:
+        self, started: Sequence[Started], batch_id: UUID | None, first_ordinal: int | None, conn: Connection
+    ) -> list[Started]:
         items = []
-        for process, decision in started:
-            process.state = load_payload(decision.state)
+        for number, (process_id, decision) in enumerate(started):
             if (send := decision.send) is not None:
+                process = ProcessMetadata(
+                    process_id=process_id,
+                    domain=self.domain,
+                    process_type=self.process_type,
+                    status=decision.status,
+                    current_step=decision.current_step,
+                    state=load_payload(decision.state),
+                    batch_id=batch_id,
+                    ordinal=None if first_ordinal is None else first_ordinal + number,
+                )
                 items.append(BeforeSend(process, send.step, send.command_id, send.data))
         errors = await call_hook(self, items, conn)
         return [
-            (process, hook_failed(d, errors[d.send.command_id]) if d.send and d.send.command_id in errors else d)
-            for process, d in started
+            (process_id, hook_failed(d, errors[d.send.command_id]) if d.send and d.send.command_id in errors else d)
+            for process_id, d in started
         ]

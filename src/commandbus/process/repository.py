@@ -1,17 +1,17 @@
 """Reading and storing processes."""
 
-from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-import orjson
 import psycopg
 
+from commandbus._core.arrays import execute
 from commandbus._core.connection import Connection, Pool, transaction
 from commandbus._core.cursor import check_limit, dump_cursor, load_cursor
 from commandbus._core.process_sql import ProcessParams, ProcessParsers, ProcessSQL
 from commandbus.errors import InvalidOperationError
 from commandbus.models import Page
+from commandbus.payload import check_id
 from commandbus.process.models import ProcessAuditEntry, ProcessMetadata, ProcessStatus
 
 _MOST_LOOKED_AT = 10_000  # processes by one call of list_processes
@@ -31,7 +31,7 @@ class ProcessRepository:
     async def get(self, process_id: UUID, conn: Connection | None = None) -> ProcessMetadata | None:
         """Return one process, None when there is none."""
         async with transaction(self._pool, conn) as own:
-            cursor = await own.execute(ProcessSQL.GET, {"process_id": process_id})
+            cursor = await own.execute(ProcessSQL.GET, {"process_id": check_id(process_id, "process_id")})
             row = await cursor.fetchone()
         return None if row is None else ProcessParsers.from_row(row)
 
@@ -45,7 +45,7 @@ class ProcessRepository:
         conn: Connection | None = None,
     ) -> list[ProcessMetadata]:
         """Return a batch's processes in the order of their ordinals, all or those of one status."""
-        params = {"batch_id": batch_id, "status": status, "limit": limit, "offset": offset}
+        params = {"batch_id": check_id(batch_id, "batch_id"), "status": status, "limit": limit, "offset": offset}
         async with transaction(self._pool, conn) as own:
             cursor = await own.execute(ProcessSQL.OF_BATCH, params)
             return [ProcessParsers.from_row(row) for row in await cursor.fetchall()]
@@ -68,7 +68,7 @@ class ProcessRepository:
         """
         (after,) = load_cursor(cursor, (UUID,)) or (UUID(int=0),)
         params = {
-            "batch_id": batch_id,
+            "batch_id": None if batch_id is None else check_id(batch_id, "batch_id"),
             "status": None if status is None else str(ProcessStatus(status)),
             "process_type": process_type,
             "limit": check_limit(limit),
@@ -88,28 +88,20 @@ class ProcessRepository:
     async def get_audit_trail(self, process_id: UUID, conn: Connection | None = None) -> list[ProcessAuditEntry]:
         """Return what a process has sent and what came back, oldest first."""
         async with transaction(self._pool, conn) as own:
-            cursor = await own.execute(ProcessSQL.AUDIT_TRAIL, {"process_id": process_id})
+            cursor = await own.execute(ProcessSQL.AUDIT_TRAIL, {"process_id": check_id(process_id, "process_id")})
             return [ProcessParsers.audit_entry(row) for row in await cursor.fetchall()]
 
     @staticmethod
-    async def start(
-        conn: Connection,
-        processes: Sequence[dict[str, Any]],
-        commands: Sequence[dict[str, Any]],
-        batch_id: UUID | None = None,
-    ) -> None:
-        """Store new processes (rows of ProcessParams.start) with their first commands, in the open transaction.
+    async def start(conn: Connection, params: dict[str, Any]) -> None:
+        """Store new processes (ProcessParams.start) with their first commands, in the open transaction.
 
-        All are of the batch `batch_id`, or of none. Raises InvalidOperationError for a batch that was cancelled.
+        Raises InvalidOperationError for a batch that was cancelled.
         """
-        params = {
-            "processes": orjson.dumps(processes).decode(),
-            "commands": orjson.dumps(commands).decode(),
-            "batch_id": batch_id,
-        }
         try:
-            await conn.execute(ProcessSQL.START, params)
+            await execute(conn, ProcessSQL.START, params)
         except psycopg.DatabaseError as error:
             if error.sqlstate != ProcessSQL.BATCH_CANCELED:
                 raise
-            raise InvalidOperationError(f"batch {batch_id} was cancelled: nothing more is started in it") from None
+            raise InvalidOperationError(
+                f"batch {params['batch_id']} was cancelled: nothing more is started in it"
+            ) from None

@@ -6,14 +6,20 @@ from uuid import UUID
 
 import orjson
 
+from commandbus._core.arrays import execute
 from commandbus._core.command_sql import CommandParsers, CommandSQL
 from commandbus._core.connection import Connection
 from commandbus.models import AuditEvent, CommandMetadata
 
 
-async def enqueue(conn: Connection, rows: Sequence[dict[str, Any]]) -> None:
-    """Store new commands (rows of CommandParams) in the connection's transaction, one NOTIFY a domain."""
-    await conn.execute(CommandSQL.ENQUEUE, {"commands": orjson.dumps(rows).decode()})
+async def enqueue(conn: Connection, params: dict[str, Any]) -> None:
+    """Store new commands (CommandParams.new) in the connection's transaction, one NOTIFY a domain."""
+    await execute(conn, CommandSQL.ENQUEUE, params)
+
+
+async def enqueue_planned(conn: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Store the next commands of processes (rows of CommandParams.planned), likewise."""
+    await conn.execute(CommandSQL.ENQUEUE_PLANNED, {"commands": orjson.dumps(rows).decode()})
 
 
 async def stored_payloads(conn: Connection, command_ids: Sequence[UUID]) -> dict[UUID, str]:

@@ -14,11 +14,12 @@ from uuid import UUID
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
+from commandbus._core.chunks import CHUNK
 from commandbus._core.connection import transaction
 from commandbus.app import App
 from commandbus.blocking.caller import Listener, refuse_in_loop
 from commandbus.blocking.proxy import SyncProxy
-from commandbus.bus import CHUNK, CommandBus
+from commandbus.bus import CommandBus
 from commandbus.errors import InvalidOperationError
 from commandbus.migrate import check_schema
 from commandbus.models import BatchCancellation, ReceivedReply, SendRequest

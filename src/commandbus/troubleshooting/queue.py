@@ -11,7 +11,7 @@ from commandbus._core.cursor import check_limit, load_cursor, make_page
 from commandbus._core.troubleshooting_sql import TroubleshootingParams, TroubleshootingParsers, TroubleshootingSQL
 from commandbus.errors import CommandBusError, CommandNotFoundError, InvalidOperationError
 from commandbus.models import BulkResult, CommandStatus, Page, TroubleshootingFilter, TroubleshootingItem
-from commandbus.payload import check_name
+from commandbus.payload import check_id, check_name, check_text
 from commandbus.process.base import BaseProcessManager
 from commandbus.troubleshooting import actions
 from commandbus.troubleshooting.actions import Verdict
@@ -60,7 +60,7 @@ class TroubleshootingQueue:
     async def get_troubleshooting(self, command_id: UUID, *, conn: Connection | None = None) -> TroubleshootingItem:
         """Return one parked command. Raises CommandNotFoundError, or InvalidOperationError when it is not parked."""
         async with transaction(self._pool, conn) as own:
-            found = await self._items(own, [command_id])
+            found = await self._items(own, [check_id(command_id)])
             if not found:
                 raise await self._refusal(own, command_id, "shown here")
         return found[0]
@@ -179,12 +179,12 @@ class TroubleshootingQueue:
 
     async def _one(self, verdict: Verdict, command_id: UUID, conn: Connection | None) -> None:
         async with transaction(self._pool, conn) as own:
-            if not await self._act(own, verdict, [command_id]):
+            if not await self._act(own, verdict, [check_id(command_id)]):
                 raise await self._refusal(own, command_id, verdict.done)
 
     async def _many(self, verdict: Verdict, command_ids: Iterable[UUID], conn: Connection | None) -> BulkResult:
         # In the order in which they are locked, for the sake of a caller who has all chunks in one transaction.
-        wanted = sorted(set(command_ids))
+        wanted = sorted({check_id(command_id) for command_id in command_ids})
         result = BulkResult(0)
         for start in range(0, len(wanted), CHUNK):
             chunk = wanted[start : start + CHUNK]
@@ -276,6 +276,10 @@ def _checked(where: TroubleshootingFilter) -> TroubleshootingFilter:
     for name, what in (("domain", "domain"), ("command_type", "command type")):
         if (value := getattr(where, name)) is not None:
             check_name(value, what)
+    if where.batch_id is not None:
+        check_id(where.batch_id, "batch_id")
+    if where.error_code is not None:
+        check_text(where.error_code, "error_code")
     for name in ("moved_after", "moved_before"):
         if (time := getattr(where, name)) is not None and time.utcoffset() is None:
             raise ValueError(f"{name} needs a time zone: give datetime(…, tzinfo=UTC), not {time.isoformat()}")

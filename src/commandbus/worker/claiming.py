@@ -25,7 +25,6 @@ _log = logging.getLogger(__name__)
 _PAUSE = 1.0  # seconds after a middleware failed
 _FULL_SCAN = 1.0  # seconds between claims that look at the whole queue, for expired leases and late commits
 _SCAN_SHARE = 20  # times as long as such a claim took is the least time to the next one
-_LONGEST_PUT_OFF = 30.0  # seconds that this may come to: a worker that hung meanwhile measured nonsense
 _QUICK_SCAN = 0.02  # seconds: when it takes no longer, it is made whenever nothing else is found
 _ROW = 0.0001  # seconds that a claim may take for each command that it finds: what is left went into looking
 
@@ -139,8 +138,8 @@ class Place:
     def __init__(self) -> None:
         self.after = 0  # seq that the last claim ended with
         self.full_scan_at = 0.0
-        self.query_seconds = 0.0  # that the database took for the last claim, without what came of it
-        self.scan_seconds = 0.0  # that the last claim from the very beginning took
+        self.claim_seconds = 0.0  # that the server took for the last claim
+        self.scan_seconds = 0.0  # of those, what the last claim from the very beginning spent on looking
         self.is_drained = False  # nothing was left, as far as is known
         self.has_released = False  # what the last claim found was given back, for others first
 
@@ -197,7 +196,8 @@ class Claiming:
             self._news.clear()
             open_lanes = [lane for lane, place in self._places.items() if not place.is_drained and self._room(lane) > 0]
             for lane in open_lanes:
-                limit = self._room(lane)
+                if (limit := self._room(lane)) <= 0:  # the lanes before it may have taken what there was
+                    continue
                 self._places[lane].is_drained = await self._claim(lane, limit) < limit
                 if self._intake.is_stopping:
                     break
@@ -221,38 +221,21 @@ class Claiming:
     async def _claim_from_start(self, lane: Lane, limit: int) -> int:
         """Claim from the very beginning of the queue, which may lead past many commands of other lanes.
 
-        So that looking takes no more than its share of the time, the next such claim waits accordingly.
+        So that looking never takes more than its share of the time, the next such claim waits accordingly, but not
+        longer than a lease.
         """
         place = self._places[lane]
         place.after = 0
         found = await self._claim_after(lane, limit)
-        now = asyncio.get_running_loop().time()
-        place.scan_seconds = 0.0 if found == limit else max(0.0, place.query_seconds - found * _ROW)
-        place.full_scan_at = now + max(_FULL_SCAN, min(_SCAN_SHARE * place.scan_seconds, _LONGEST_PUT_OFF))
+        place.scan_seconds = 0.0 if found == limit else max(0.0, place.claim_seconds - found * _ROW)
+        wait = max(_FULL_SCAN, min(_SCAN_SHARE * place.scan_seconds, self._intake.lease))
+        place.full_scan_at = asyncio.get_running_loop().time() + wait
         return found
 
     async def _claim_after(self, lane: Lane, limit: int) -> int:
         settlement, intake, place = self._intake.settlement, self._intake, self._places[lane]
-        time = asyncio.get_running_loop().time
-
-        async def claim(conn: Connection) -> list[Claimed]:
-            asked = time()
-            found = await queue.claim(
-                conn,
-                settlement.domain,
-                settlement.worker_id,
-                limit=limit,
-                lease=intake.lease,
-                max_attempts=self._max_attempts,
-                after=place.after,
-                only=lane.only,
-                excluding=() if lane.only else [*self._capped, *self.others_types],
-            )
-            place.query_seconds = time() - asked
-            return found
-
-        claimed_at = time()
-        claims = await self._conn.retrying(claim, "claim")
+        claimed_at = asyncio.get_running_loop().time()
+        claims = await self._conn.retrying(lambda conn: self._ask(conn, lane, limit), "claim")
         if not claims:
             return 0
         place.after = claims[-1].seq
@@ -267,6 +250,23 @@ class Claiming:
             place.has_released = True  # for others first: whoever claims at once would only get it back
             return 0
         return len(claims)
+
+    async def _ask(self, conn: Connection, lane: Lane, limit: int) -> list[Claimed]:
+        place, settlement = self._places[lane], self._intake.settlement
+        began = asyncio.get_running_loop().time()  # of this attempt: an outage before it is no slow look
+        claims = await queue.claim(
+            conn,
+            settlement.domain,
+            settlement.worker_id,
+            limit=limit,
+            lease=self._intake.lease,
+            max_attempts=self._max_attempts,
+            after=place.after,
+            only=lane.only,
+            excluding=() if lane.only else [*self._capped, *self.others_types],
+        )
+        place.claim_seconds = asyncio.get_running_loop().time() - began
+        return claims
 
     async def _pause(self) -> None:
         """Wait until woken, until there is room, or until what is drained deserves another look."""

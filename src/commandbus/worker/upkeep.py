@@ -87,19 +87,29 @@ class Upkeep:
                 is_full = now >= full_sweep_at
                 if is_full:
                     full_sweep_at = now + self._lease
-                await self._sweep(None if is_full else self._claiming.highest)
-                took = loop.time() - now
-                sweep_at, full_sweep_at = max(sweep_at, now + _SHARE * took), max(full_sweep_at, now + _SHARE * took)
+                took = await self._sweep(None if is_full else self._claiming.highest)
+                sweep_at = max(sweep_at, now + min(_SHARE * took, self._lease))
             await asyncio.sleep(tick)
 
     async def _beat(self, conn: Connection) -> None:
         await workers.heartbeat(conn, self._worker_id, self._counts)
         self._claiming.others_types = await workers.others_types(conn, self._worker_id)
 
-    async def _sweep(self, upto: int | None) -> None:
-        parked = await self._conn.retrying(lambda conn: queue.sweep(conn, self._domain, upto), "sweep")
+    async def _sweep(self, upto: int | None) -> float:
+        """Return the seconds that the server took, without those for which it was away."""
+        took = 0.0
+
+        async def sweep(conn: Connection) -> int:
+            nonlocal took
+            began = asyncio.get_running_loop().time()
+            parked = await queue.sweep(conn, self._domain, upto)
+            took = asyncio.get_running_loop().time() - began
+            return parked
+
+        parked = await self._conn.retrying(sweep, "sweep")
         if parked:
             _log.error("parked for an operator: %d commands that lost their last lease", parked, extra=self._conn.about)
+        return took
 
     async def _keep_unstarted(self, now: float) -> None:
         """Release what waits for over half a lease, since others may be free; renew what waits for over a quarter."""

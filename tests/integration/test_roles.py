@@ -1,0 +1,312 @@
+"""Who may do what: each role does its verbs, and is refused those of the others by PostgreSQL itself."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+import pytest_asyncio
+from click.testing import CliRunner
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+from psycopg.errors import InsufficientPrivilege
+from psycopg_pool import AsyncConnectionPool
+
+from commandbus import (
+    BatchCommand,
+    CommandBus,
+    CommandStatus,
+    PermanentCommandError,
+    SendRequest,
+    TransientCommandError,
+)
+from commandbus.auditor import audit
+from commandbus.cli import main
+from commandbus.errors import SchemaError
+from commandbus.migrate import migrate
+from commandbus.prune import prune
+from commandbus.replies import ReplyQueue
+from commandbus.roles import ROLES, create_roles
+from commandbus.status import status
+from tests.integration.process_kit import Hand, make_manager, open_hand, operators, steps_of
+from tests.integration.tsq_kit import park, park_processes, parked_of
+from tests.integration.worker_kit import Bench, eventually, open_bench, running
+
+pytestmark = pytest.mark.asyncio
+
+PRODUCER, WORKER, OPERATOR, AUDITOR = "producer", "worker", "operator", "auditor"
+EVERYBODY = frozenset({PRODUCER, WORKER, OPERATOR, AUDITOR})
+REPLIES = "replies-of-the-shop"
+
+
+@dataclass
+class Scene:
+    """What the verbs act on, made by the owner; `bench.pool` and `bus` are those of the role that acts."""
+
+    bench: Bench  # of the role that acts
+    manager: Any  # with that bench
+    owner: Bench
+    owners_manager: Any
+    hand: Hand  # of the owner
+
+    @property
+    def bus(self) -> CommandBus:
+        return self.bench.bus
+
+    async def parked(self) -> UUID:
+        await self.drained()
+        return (await park(self.owner, self.hand))[0]
+
+    async def replied(self) -> ReplyQueue:
+        await self.drained()
+        await self.owner.send("Reserve", reply_to=REPLIES)
+        await self.hand.turn({})
+        return ReplyQueue(self.bench.pool, REPLIES)
+
+    async def drained(self) -> None:
+        """Nothing claimable is left by the verb before."""
+        while claims := await self.hand.claim(100):
+            await self.hand.settle(*[(claimed, {}) for claimed in claims])
+
+
+Verb = Callable[[Scene], Awaitable[Any]]
+VERBS: dict[str, tuple[frozenset[str], Verb]] = {}
+
+
+def verb(*roles: str) -> Callable[[Verb], Verb]:
+    def add(function: Verb) -> Verb:
+        VERBS[function.__name__] = (frozenset(roles), function)
+        return function
+
+    return add
+
+
+# An operator may send too: to cancel a process is to send what undoes it.
+@verb(PRODUCER, WORKER, OPERATOR)
+async def send(scene: Scene) -> None:
+    await scene.bench.send("Reserve", reply_to=REPLIES)
+
+
+@verb(PRODUCER, WORKER, OPERATOR)
+async def send_batch(scene: Scene) -> None:
+    await scene.bus.send_batch([SendRequest(scene.bench.domain, "Reserve", uuid4(), {}) for _ in range(3)])
+
+
+@verb(PRODUCER, WORKER)
+async def create_batch(scene: Scene) -> None:
+    await scene.bus.create_batch(scene.bench.domain, [BatchCommand("Reserve", uuid4(), {}) for _ in range(3)])
+
+
+@verb(PRODUCER, WORKER)
+async def start_processes(scene: Scene) -> None:
+    batch_id = await scene.bus.create_process_batch(scene.bench.domain, 2)
+    await scene.manager.start({"order": 1})
+    await scene.manager.start_many([{"order": 2}, {"order": 3}], batch_id=batch_id)
+
+
+@verb(PRODUCER)
+async def receive_replies(scene: Scene) -> None:
+    queue = await scene.replied()
+    received = await queue.receive(limit=10, lease=30)
+    assert received
+    await queue.release(received[1:])
+    await queue.acknowledge(received[:1])
+
+
+@verb(WORKER)
+async def work(scene: Scene) -> None:
+    attempts = 0
+
+    async def handle(command: Any, context: Any) -> dict[str, Any]:
+        nonlocal attempts
+        attempts += 1
+        if command.data.get("breaks"):
+            raise PermanentCommandError("BROKEN", "out of order")
+        if attempts == 1:
+            raise TransientCommandError("BUSY", "come again")
+        await context.extend_visibility(30)
+        async with context.transaction() as conn:
+            await scene.bus.send(
+                domain=scene.bench.domain, command_type="Later", command_id=uuid4(), data={}, conn=conn
+            )
+            await context.complete({})
+        return {}
+
+    await scene.drained()
+    process_id = await scene.owners_manager.start({"order": 5})
+    async with open_hand(scene.owner) as elsewhere:  # of an application without the manager: its reply waits
+        await elsewhere.turn({}, step="Reserve")
+    scene.bench.registry.add(scene.bench.domain, "Reserve", handle)
+    command_id = await scene.owner.send("Reserve")
+    async with running(scene.bench.make_worker(processes=[scene.manager])):
+        await scene.owner.until(command_id)
+        await scene.owner.until(
+            await scene.owner.send("Reserve", {"breaks": True}), CommandStatus.IN_TROUBLESHOOTING_QUEUE
+        )
+        await eventually(lambda: _has_moved(scene, process_id), "the next step of the process")
+
+
+async def _has_moved(scene: Scene, process_id: UUID) -> bool | None:
+    return len(await steps_of(scene.owner, process_id)) > 1 or None
+
+
+@verb(OPERATOR)
+async def retry(scene: Scene) -> None:
+    await operators(scene.bench).operator_retry(await scene.parked(), operator="ann")
+
+
+@verb(OPERATOR)
+async def cancel(scene: Scene) -> None:
+    await scene.drained()
+    (process_id,) = await park_processes(scene.owner, scene.hand, scene.owners_manager, 1, "Pay")
+    await operators(scene.bench, scene.manager).operator_cancel(
+        *await parked_of(scene.owner, [process_id]), operator="ann"
+    )
+
+
+@verb(OPERATOR)
+async def complete(scene: Scene) -> None:
+    await operators(scene.bench).operator_complete(await scene.parked(), {"by": "hand"}, operator="ann")
+
+
+@verb(OPERATOR)
+async def cancel_process(scene: Scene) -> None:
+    await scene.drained()
+    process_id = await scene.owners_manager.start({"order": 9})
+    await scene.hand.turn({}, step="Reserve")
+    await scene.manager.cancel_process(process_id, operator="ann")
+
+
+@verb(OPERATOR)
+async def cancel_batch(scene: Scene) -> None:
+    batch_id = await scene.owner.bus.create_batch(scene.owner.domain, [BatchCommand("Reserve", uuid4(), {})])
+    await scene.bus.cancel_batch(scene.bench.domain, batch_id, operator="ann")
+
+
+@verb(*EVERYBODY)
+async def read(scene: Scene) -> None:
+    command_id = await scene.owner.send("Reserve")
+    assert (await scene.bus.get_command(command_id)).command_type == "Reserve"
+    assert await scene.bus.get_audit_trail(command_id)
+    for state in CommandStatus:
+        await scene.bus.query_commands(status=state, domain=scene.bench.domain)
+    await scene.bus.list_batches(scene.bench.domain)
+    await operators(scene.bench).list_troubleshooting(scene.bench.domain)
+    assert (await status(scene.bench.pool)).domain(scene.bench.domain).backlog
+    async with scene.bench.pool.connection() as conn:
+        await audit(conn, domains=[scene.bench.domain])
+
+
+@verb()
+async def remove_what_is_old(scene: Scene) -> None:
+    await scene.owner.send("Reserve")
+    await scene.drained()
+    assert (await prune(scene.bench.pool, timedelta(0), domains=[scene.bench.domain])).commands
+
+
+@verb()
+async def change_the_trail(scene: Scene) -> None:
+    await scene.bench.execute("UPDATE commandbus.event SET type = 'COMPLETED'")
+
+
+@verb()
+async def change_the_schema(scene: Scene) -> None:
+    await scene.bench.execute("CREATE TABLE commandbus.mine ()")
+
+
+@pytest_asyncio.fixture
+async def owner(empty_dsn: str) -> AsyncIterator[Bench]:
+    """The owner of a migrated database; its auditor looks at all that the roles did."""
+    await asyncio.to_thread(migrate, empty_dsn)
+    async with open_bench(empty_dsn) as bench:
+        yield bench
+
+
+@pytest.fixture
+def prefix(owner: Bench) -> Iterator[str]:
+    """What the names of the test's roles begin with; the roles are the server's, and end with the test."""
+    prefix = f"r{uuid4().hex[:16]}"
+    yield prefix
+    with psycopg.connect(owner.dsn, autocommit=True) as conn:
+        for role in ROLES:
+            name = sql.Identifier(f"{prefix}_{role.name}")
+            if conn.execute("SELECT FROM pg_roles WHERE rolname = %s", [f"{prefix}_{role.name}"]).rowcount:
+                conn.execute(sql.SQL("DROP OWNED BY {}").format(name))
+                conn.execute(sql.SQL("DROP ROLE {}").format(name))
+
+
+@asynccontextmanager
+async def acting(owner: Bench, role: str) -> AsyncIterator[Scene]:
+    """A scene in which this role of the database acts."""
+    dsn = make_conninfo(owner.dsn, options=f"-c role={role}")
+    owners_manager = make_manager(owner)
+    async with (
+        AsyncConnectionPool(dsn, min_size=1, max_size=10, open=False) as pool,
+        open_hand(owner, owners_manager) as hand,
+    ):
+        bench = Bench(dsn, pool, owner.domain)
+        yield Scene(bench, make_manager(bench), owner, owners_manager, hand)
+
+
+@pytest.mark.parametrize("role", sorted(EVERYBODY))
+async def test_a_role_does_its_verbs_and_no_others(owner: Bench, prefix: str, role: str) -> None:
+    await asyncio.to_thread(create_roles, owner.dsn, prefix=prefix)
+    wrong = []
+    async with acting(owner, f"{prefix}_{role}") as scene:
+        for name, (roles, act) in VERBS.items():
+            try:
+                await act(scene)
+            except InsufficientPrivilege as error:
+                if role in roles:
+                    wrong.append(f"{name} was refused: {error.diag.message_primary}")
+            else:
+                if role not in roles:
+                    wrong.append(f"{name} was allowed")
+    assert not wrong, "\n".join(wrong)
+
+
+async def test_every_function_is_somebodys_and_none_is_everybodys(owner: Bench, prefix: str) -> None:
+    """A later migration that adds one must revoke it from PUBLIC and give it to a role."""
+    await asyncio.to_thread(create_roles, owner.dsn, prefix=prefix)
+    rows = await owner.execute(
+        """
+        SELECT p.proname, has_function_privilege('public', p.oid, 'EXECUTE'),
+               EXISTS (SELECT FROM pg_roles r
+                        WHERE starts_with(r.rolname, %s) AND has_function_privilege(r.oid, p.oid, 'EXECUTE'))
+          FROM pg_proc p WHERE p.pronamespace = 'commandbus'::regnamespace""",
+        prefix,
+    )
+    assert len(rows) > 20
+    assert [name for name, is_public, _ in rows if is_public] == []
+    assert [name for name, _, is_granted in rows if not is_granted] == []
+
+
+async def test_roles_are_brought_up_to_date_and_made_at_once_by_many(owner: Bench, prefix: str) -> None:
+    await asyncio.gather(*[asyncio.to_thread(create_roles, owner.dsn, prefix=prefix) for _ in range(4)])
+    auditor = sql.Identifier(f"{prefix}_auditor")
+    async with owner.pool.connection() as conn:
+        await conn.execute(sql.SQL("GRANT DELETE ON commandbus.event TO {}").format(auditor))
+    names = await asyncio.to_thread(create_roles, owner.dsn, prefix=prefix)
+    assert names == [f"{prefix}_{role.name}" for role in ROLES]
+    assert await owner.execute("SELECT has_table_privilege(%s, 'commandbus.event', 'DELETE')", names[-1]) == [(False,)]
+
+
+async def test_the_command_line_makes_them(owner: Bench, prefix: str) -> None:
+    options = ["migrate", "--dsn", owner.dsn, "--roles"]
+    result = await asyncio.to_thread(CliRunner().invoke, main, [*options, "--role-prefix", prefix])
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines() == ["nothing to do", *[f"role {prefix}_{role.name}" for role in ROLES]]
+    for bad in ("x; DROP TABLE t", "p" * 60):
+        result = await asyncio.to_thread(CliRunner().invoke, main, [*options, "--role-prefix", bad])
+        assert result.exit_code == 1
+        assert "is no valid name" in result.output
+
+
+async def test_a_database_without_the_schema_is_refused(empty_dsn: str) -> None:
+    with pytest.raises(SchemaError, match="commandbus migrate"):
+        await asyncio.to_thread(create_roles, empty_dsn)
