@@ -14,6 +14,7 @@ import pytest
 from psycopg_pool import PoolTimeout
 
 from .. import markers
+from ..postgres.dsn import Dsn
 from .active import ActiveRule
 from .desk import Desk, Fleet
 from .injecting import TASKS_APPLICATION, Injector
@@ -25,7 +26,6 @@ from .rules import LASTING, FaultRule, FaultUsageError, rule_of, with_steps
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from ..postgres.dsn import Dsn
     from ..runtime import Runtime
     from .private import PrivateServer
 
@@ -252,7 +252,7 @@ class Faults:
         """The socket of the desk, for worker processes."""
         return self._desk.path
 
-    def worker_dsn(self, application: str = TASKS_APPLICATION) -> str:
+    def worker_dsn(self, application: str = TASKS_APPLICATION) -> Dsn:
         """Return the connection string for workers: through the proxy if there is one, and told apart by name."""
         from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -260,7 +260,7 @@ class Faults:
         if self._desk.proxy is not None:
             parts.pop("hostaddr", None)
             parts |= {"host": str(self._desk.proxy.directory), "port": str(PORT)}
-        return make_conninfo("", **parts)
+        return Dsn(make_conninfo("", **parts))
 
     def _fault(self, kind: str, given: dict[str, Any]) -> Fault:
         try:
@@ -330,6 +330,6 @@ def never_injected(what: str) -> str:
     )
 
 
-def _address(dsn: "Dsn") -> Address:
+def _address(dsn: Dsn) -> Address:
     with psycopg.connect(dsn) as connection:
         return Address(connection.info.host, connection.info.port)
