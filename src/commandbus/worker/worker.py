@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from commandbus._core.connection import Pool
+from commandbus._core.connection import Connection, Pool
 from commandbus._core.queue_sql import Claimed
 from commandbus.errors import PoolTooSmallError
 from commandbus.executor import Executor
@@ -121,16 +121,7 @@ class Worker:
             )
         await claim_conn.open()
         await settle_conn.open()
-        async with claim_conn.use() as conn:
-            await check_schema(conn)
-            self.worker_id = await workers.register(
-                conn,
-                self.domain,
-                self._registry.command_types(self.domain),
-                [p.process_type for p in self._processes],
-                self._concurrency,
-                self.counts,
-            )
+        self.worker_id = await claim_conn.retrying(self._register, "start")
         claim_conn.about = settle_conn.about = self._about()
         _log.info(
             "worker %d started: domain %s, %d at once",
@@ -138,6 +129,17 @@ class Worker:
             self.domain,
             self._concurrency,
             extra=self._about(),
+        )
+
+    async def _register(self, conn: Connection) -> int:
+        await check_schema(conn)
+        return await workers.register(
+            conn,
+            self.domain,
+            self._registry.command_types(self.domain),
+            [p.process_type for p in self._processes],
+            self._concurrency,
+            self.counts,
         )
 
     def _say_ended(self, worker_id: int) -> None:
