@@ -49,6 +49,7 @@ class Settling:
         self._finished: list[Finished] = []
         self._unhandled: list[Claimed] = []
         self._settling = 0
+        self._under_way: list[Claimed] = []  # neither waits nor is done
         self._work = asyncio.Event()
         self._flushed = asyncio.Event()
         self._flushed.set()
@@ -59,6 +60,10 @@ class Settling:
     def waiting(self) -> int:
         """How many outcomes are not settled yet."""
         return len(self._finished) + len(self._unhandled) + self._settling
+
+    def seqs(self) -> set[int]:
+        """The seqs of what is not settled yet."""
+        return {f.claimed.seq for f in self._finished} | {c.seq for c in (*self._unhandled, *self._under_way)}
 
     def add(self, pending: Pending, outcome: Outcome | None) -> None:
         """Take an attempt's outcome; None when there is nothing to settle."""
@@ -105,15 +110,18 @@ class Settling:
         while self._finished or self._unhandled:
             unhandled, self._unhandled = self._unhandled, []
             self._settling = len(unhandled)
+            self._under_way = unhandled
             for claimed in unhandled:
                 self._finished.append(Finished(claimed, await self._not_found(claimed)))
             group, self._finished = self._finished[:_LARGEST], self._finished[_LARGEST:]
             self._settling = len(group)
+            self._under_way = [finished.claimed for finished in group]
             await self.hooks.before(group)
             lost = await self._settle(group)
             await self.hooks.after(group, lost)
             self._count(group, lost)
             self._settling = 0
+            self._under_way = []
             self.on_space()
             if any(finished.outcome.delay is not None for finished in group):
                 self.on_delayed()
