@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 TASKS_APPLICATION = "cb-worker-0"
 """The application_name of the sessions of workers that run in the test's own process."""
 
-FREEZE_SECONDS = 30.0
+FREEZE_SECONDS = 120.0
 """How long a process is frozen at most while nobody takes over what it held."""
 
 MOMENT_SECONDS = 1.0

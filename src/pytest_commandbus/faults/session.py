@@ -159,8 +159,9 @@ class Faults:
     # for blocks
 
     async def begin_fault(self, rule: FaultRule) -> ActiveRule:
-        """Put a rule in force."""
+        """Put a rule in force, once the workers that just start are ready."""
         await self.begin()
+        await self._stand()
         return await self._asked(self._desk.add(self._resolved(rule, f"cb_faults.{rule.kind}")))
 
     async def end_fault(self, active: ActiveRule) -> None:
