@@ -9,18 +9,18 @@ from benchmarks.harness import Python
 
 _ROOT = Path(__file__).parent.parent
 _FOLDER = _ROOT / "build" / "bench" / "peers"
-_LIST = Path(__file__).parent / "peers.txt"
+PEERS_LIST = Path(__file__).parent / "peers.txt"
 _OLDEST = (3, 12)  # what the most demanding peer needs
 
 
 def peers() -> Python:
     """Make the environment if it is not there, or if peers.txt changed; returns its interpreter."""
     python, stamp = _FOLDER / "bin" / "python", _FOLDER / "peers.txt"
-    if not stamp.exists() or stamp.read_text() != _LIST.read_text():
+    if not stamp.exists() or stamp.read_text() != PEERS_LIST.read_text():
         shutil.rmtree(_FOLDER, ignore_errors=True)
         subprocess.run([str(newest_python()), "-m", "venv", str(_FOLDER)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "-r", str(_LIST)], check=True)
-        stamp.write_text(_LIST.read_text())
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "-r", str(PEERS_LIST)], check=True)
+        stamp.write_text(PEERS_LIST.read_text())
     return Python(python)
 
 

@@ -3,14 +3,15 @@
 Each question compares two states of servers of their own, in one run.
 """
 
-import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, LiteralString
 
 import psycopg
 
 from benchmarks._trivial import Step, ThreeSteps
+from benchmarks.harness import Run, work
+from benchmarks.systems._protocol import COMMANDS
 from commandbus import migrate
 from pytest_commandbus.chaos_rules import ChaosRules, StepNames
 from pytest_commandbus.oracle import predict
@@ -42,8 +43,8 @@ _FILL: LiteralString = """
     )
     INSERT INTO commandbus.event (command_id, type, ts) SELECT command_id, 'SENT', now() FROM new"""
 
-_CLAIM: LiteralString = "SELECT seq FROM commandbus.claim('bench', 1, 100, '1 hour', 3, %(after)s)"
-_CLAIMS = 60
+_CLAIM: LiteralString = "SELECT seq FROM commandbus.claim('bench', 1, %(limit)s, '1 hour', 3, %(after)s)"
+_CLAIMS, _CLAIMED = 60, 100  # claims, commands in each
 
 # A batch of processes of which half are done, as the bus leaves them.
 _BATCH: LiteralString = """
@@ -61,13 +62,28 @@ _REFRESH: LiteralString = "SELECT commandbus.sp_refresh_batch_stats('bench', %(b
 
 def claim_ratios(*, large: int, small: int = 10_000) -> dict[str, list[float]]:
     """Claim times with a large backlog, and with much waiting and parked, each divided by that with a small one."""
+    claims = min(_CLAIMS, small // _CLAIMED)
     with EmbeddedPostgres(durable=True) as one, EmbeddedPostgres(durable=True) as other:
         plain, full = _prepare(one, {"due": small}), _prepare(other, {"due": large})
-        backlog = _interleaved(plain, full)
+        backlog = _interleaved(plain, full, claims)
     with EmbeddedPostgres(durable=True) as one, EmbeddedPostgres(durable=True) as other:
         aside = {"waiting": large // 10, "parked": large // 10}
         plain, full = _prepare(one, {"due": small}), _prepare(other, {"due": small, **aside})
-        return {"backlog": backlog, "aside": _interleaved(plain, full)}
+        return {"backlog": backlog, "aside": _interleaved(plain, full, claims)}
+
+
+# Seconds in which the first and the last tenth of the commands were completed; above 0, for one settle may be a tenth.
+_TENTHS = """
+    SELECT greatest(extract(epoch FROM at[2] - at[1]), 1e-6)::float8,
+           greatest(extract(epoch FROM at[4] - at[3]), 1e-6)::float8
+      FROM (SELECT percentile_disc('{0,0.1,0.9,1}'::float8[]) WITHIN GROUP (ORDER BY ts) AS at
+              FROM commandbus.event WHERE type = 'COMPLETED') AS done"""
+
+
+def tenths(run: Run, count: int) -> float:
+    """Let two worker processes drain so many commands; returns the rate of the last tenth / that of the first."""
+    first, last = work(run, COMMANDS, count, ask=_TENTHS).asked
+    return first / last
 
 
 def refresh_ms(count: int, repetitions: int = 9) -> list[float]:
@@ -101,16 +117,16 @@ def _prepare(server: EmbeddedPostgres, places: dict[str, int]) -> Connection:
     return conn
 
 
-def _interleaved(plain: Connection, full: Connection) -> list[float]:
+def _interleaved(plain: Connection, full: Connection, claims: int) -> list[float]:
     """Claims on both servers in turns; returns the time on `full` divided by that on `plain`, pair by pair."""
     after = [0, 0]
     ratios = []
     with plain, full:
-        for _ in range(_CLAIMS):
+        for _ in range(claims):
             times = []
             for i, conn in enumerate((plain, full)):
                 began = time.perf_counter()
-                rows = conn.execute(_CLAIM, {"after": after[i]}).fetchall()
+                rows = conn.execute(_CLAIM, {"after": after[i], "limit": _CLAIMED}).fetchall()
                 times.append(time.perf_counter() - began)
                 after[i] = rows[-1][0]
             ratios.append(times[1] / times[0])
@@ -121,8 +137,3 @@ def _seconds(doing: Callable[[], object]) -> float:
     began = time.perf_counter()
     doing()
     return time.perf_counter() - began
-
-
-def median_of(values: Sequence[float]) -> float:
-    """The median, as a plain float."""
-    return float(statistics.median(values))

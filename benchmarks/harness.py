@@ -1,7 +1,9 @@
 """Runs the systems of benchmarks/systems: a server of its own for each measurement, real worker processes.
 
-All times are wall time of this process. Done is counted from the moment at which every worker process, imported and
-connected, is told to go, until the query of the system says that nothing is left.
+The backlog is there before the worker processes are told to go, each imported and connected. Done is counted from the
+first start of a command, as the system itself recorded it, until the query of the system says that nothing is left:
+nobody pays for its start-up. Every server has the same settings, and ANALYZE ran after the filling, since a planner
+without statistics is no property of a queue.
 """
 
 import json
@@ -11,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,9 @@ import psycopg
 from pytest_commandbus.postgres.server import EmbeddedPostgres
 
 _ROOT = Path(__file__).parent.parent
-_POLL = 0.02  # seconds between two looks at what is left
+WORKERS = 2  # processes of each system
+_POLL = 0.02  # seconds between two looks at what is left, or
+_POLL_SHARE = 50  # times as long as a look takes, so that looking costs nobody more than 2 % of a core
 _LONGEST = 900.0  # seconds that one measurement may take
 
 
@@ -41,7 +46,11 @@ class Run:
     name: str
     module: str
     python: Python
-    concurrency: int = 10
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """The system's queries for when it started and whether it has finished, and whether it has an auditor."""
+        return self.call("describe", "")
 
     def call(self, verb: str, dsn: str, *options: str) -> dict[str, Any]:
         """Run one verb to its end; returns what it printed."""
@@ -62,47 +71,49 @@ class Work:
     created: float
     done: float
     audited: float  # seconds; 0 where the system has no auditor
+    asked: tuple[float, ...] = ()  # what `ask` found
 
 
-def work(
-    run: Run, workload: str, count: int, *, workers: int = 2, options: Sequence[str] = (), hold_snapshot: bool = False
-) -> Work:
-    """Fill a backlog on a new server, then let the workers work it off; `options` go to the workers.
+def work(run: Run, workload: str, count: int, *, hold_snapshot: bool = False, ask: str | None = None) -> Work:
+    """Fill a backlog on a new server, then let the worker processes work it off.
 
-    With `hold_snapshot` a transaction that began before the first claim stays open until the end.
+    With `hold_snapshot` a transaction that began before the first claim stays open until the end. `ask` is a query of
+    one row of numbers, put to the database at the end.
     """
-    finished = run.call("describe", "")["finished"]
+    about = run.about
     with EmbeddedPostgres(durable=True) as server:
         dsn = server.dsn()
-        run.call("install", dsn)
         filled = run.call("fill", dsn, "--workload", workload, "--count", str(count))
-        options = ("--workload", workload, "--concurrency", str(run.concurrency), *options)
         with (
             psycopg.connect(dsn, autocommit=True) as conn,
             psycopg.connect(dsn, autocommit=True) as old,
-            _workers(run, dsn, workers, *options) as processes,
+            _workers(run, dsn, WORKERS, "--workload", workload) as processes,
         ):
+            conn.execute("ANALYZE")
             if hold_snapshot:
                 old.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
                 old.execute("SELECT count(*) FROM pg_class")
-            began = time.perf_counter()
             for process in processes:
                 _say_go(process)
-            _until(conn, finished, processes)
-            seconds = time.perf_counter() - began
-        audited = run.call("audit", dsn).get("seconds", 0.0)
-        return Work(count / filled["seconds"], count / seconds, audited)
+            _until(conn, about["finished"], processes)
+            ended = time.time()
+            seconds = ended - _row(conn, about["started"])[0]
+            asked = _row(conn, ask) if ask is not None else ()
+        audited = run.call("audit", dsn).get("seconds", 0.0) if about["has_auditor"] else 0.0
+        return Work(count / filled["seconds"], count / seconds, audited, asked)
 
 
 def latencies(run: Run, count: int, pause: float) -> list[float]:
     """Send single commands to one idle worker; returns the seconds from each send to the start of its handler."""
+    about = run.about
     with EmbeddedPostgres(durable=True) as server:
         dsn = server.dsn()
         run.call("install", dsn)
-        with _workers(run, dsn, 1, "--concurrency", str(run.concurrency)) as processes:
+        with psycopg.connect(dsn, autocommit=True) as conn, _workers(run, dsn, 1) as processes:
             _say_go(processes[0])
             run.call("send", dsn, "--count", "20", "--pause", str(pause))  # its plans and connections are warm then
             run.call("send", dsn, "--count", str(count), "--pause", str(pause))
+            _until(conn, about["finished"], processes)
             found = _end(processes[0])
     if len(found["latencies"]) != count + 20:
         raise SystemExit(f"{run.name}: {len(found['latencies'])} of {count + 20} commands were handled")
@@ -133,7 +144,8 @@ def _workers(run: Run, dsn: str, count: int, *options: str) -> Iterator[Sequence
         for process in processes:
             if process.poll() is None:
                 process.kill()
-            process.wait()
+            with process:  # closes its pipes, and waits
+                pass
 
 
 def _read(process: subprocess.Popen[str]) -> str:
@@ -159,15 +171,23 @@ def _end(process: subprocess.Popen[str]) -> dict[str, Any]:
 def _until(conn: psycopg.Connection[Any], finished: str, processes: Sequence[subprocess.Popen[str]]) -> None:
     deadline = time.monotonic() + _LONGEST
     while True:
-        row = conn.execute(finished.encode()).fetchone()
-        if row is not None and row[0]:
+        looked = time.monotonic()
+        if _row(conn, finished)[0]:
             return
         if any(process.poll() is not None for process in processes):
             raise SystemExit("a worker process ended before the work was done")
         if time.monotonic() > deadline:
             raise SystemExit(f"not done after {_LONGEST:g} s")
-        time.sleep(_POLL)
+        time.sleep(max(_POLL, _POLL_SHARE * (time.monotonic() - looked)))
+
+
+def _row(conn: psycopg.Connection[Any], query: str) -> tuple[Any, ...]:
+    row = conn.execute(query.encode()).fetchone()
+    if row is None or row[0] is None:
+        raise SystemExit(f"the database has no answer to: {query}")
+    return row
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(_ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    """What the systems' scripts find: this checkout and nothing else of this environment."""
+    return {**os.environ, "PYTHONPATH": f"{_ROOT}{os.pathsep}{_ROOT / 'src'}", "PYTHONDONTWRITEBYTECODE": "1"}

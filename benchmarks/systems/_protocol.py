@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 COMMANDS = "commands"  # single commands whose handler does nothing
 PROCESSES = "processes"  # three steps, each with its result kept
@@ -23,8 +23,9 @@ class System(ABC):
     """One system under measurement. `latencies` (seconds) is filled by handlers that are given a time of sending."""
 
     workloads: Sequence[str] = (COMMANDS,)
-    can_send = False  # whether single commands can be sent, for latencies
+    started: str  # a query for when the first command or step began, in seconds of the Unix epoch
     finished: str  # a query that is true when nothing is left to do
+    has_auditor = False
 
     def __init__(self) -> None:
         self.latencies: list[float] = []
@@ -38,15 +39,15 @@ class System(ABC):
         """Store `count` commands or processes, in bulk where the system can."""
 
     @abstractmethod
-    async def work(self, dsn: str, workload: str, concurrency: int, go: "Gate") -> None:
+    async def work(self, dsn: str, workload: str, go: "Gate") -> None:
         """Connect, `await go.opens()`, work until `await go.closes()` returns."""
 
     async def send(self, dsn: str, count: int, pause: float) -> None:
-        """Send single commands, `pause` seconds apart, each with the time of sending (see `stamp`)."""
-        raise NotImplementedError
+        """Send single commands, `pause` seconds apart, each with the time of sending (see `handled`)."""
+        raise NotImplementedError(f"{type(self).__name__} is not measured with single commands: give it a send()")
 
     async def audit(self, dsn: str) -> None:  # noqa: B027  most systems have no auditor
-        """Check what was done, and raise if anything is wrong."""
+        """Check what was done, and raise if anything is wrong; called when `has_auditor`."""
 
     def handled(self, sent: float) -> None:
         """Take the time of sending of a command whose handler begins now."""
@@ -77,38 +78,39 @@ class Gate:
         self._loop.call_soon_threadsafe(self._closed.set)
 
 
-def main(system: System) -> None:
-    """The command line of a system's script."""
+def main(system: System, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> None:
+    """The command line of a system's script; `loop_factory` makes its event loop, such as uvloop's."""
     parser = argparse.ArgumentParser()
     parser.add_argument("verb", choices=("install", "fill", "work", "send", "audit", "describe"))
     parser.add_argument("dsn", nargs="?", default="")
-    parser.add_argument("--workload", choices=(COMMANDS, PROCESSES), default=COMMANDS)
+    parser.add_argument("--workload", choices=system.workloads, default=system.workloads[0])
     parser.add_argument("--count", type=int, default=1_000)
-    parser.add_argument("--concurrency", type=int, default=10)
     parser.add_argument("--pause", type=float, default=0.02, help="seconds between single commands")
     options = parser.parse_args()
+    if options.verb == "describe":
+        print(json.dumps({name: getattr(system, name) for name in ("started", "finished", "has_auditor")}))
+        return
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(_answer(system, options))
+
+
+async def _answer(system: System, options: argparse.Namespace) -> None:
     match options.verb:
-        case "describe":
-            about = {"workloads": list(system.workloads), "can_send": system.can_send, "finished": system.finished}
-            print(json.dumps(about))
         case "install":
-            asyncio.run(system.install(options.dsn))
+            await system.install(options.dsn)
         case "fill":
-            asyncio.run(_timed(system.fill(options.dsn, options.workload, options.count)))
+            await system.install(options.dsn)
+            await _timed(system.fill(options.dsn, options.workload, options.count))
         case "audit":
-            asyncio.run(_timed(system.audit(options.dsn)))
+            await _timed(system.audit(options.dsn))
         case "send":
-            asyncio.run(_timed(system.send(options.dsn, options.count, options.pause)))
+            await _timed(system.send(options.dsn, options.count, options.pause))
         case "work":
-            asyncio.run(_work(system, options))
+            await system.work(options.dsn, options.workload, Gate())
+            print(json.dumps({"latencies": system.latencies}), flush=True)
 
 
 async def _timed(doing: Awaitable[None]) -> None:
     began = time.perf_counter()
     await doing
     print(json.dumps({"seconds": time.perf_counter() - began}), flush=True)
-
-
-async def _work(system: System, options: argparse.Namespace) -> None:
-    await system.work(options.dsn, options.workload, options.concurrency, Gate())
-    print(json.dumps({"latencies": system.latencies}), flush=True)

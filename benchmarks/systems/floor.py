@@ -93,6 +93,7 @@ async def _handle(data: dict[str, Any]) -> dict[str, Any]:
 
 class Floor(System):
     workloads = (PROCESSES,)
+    started = "SELECT extract(epoch FROM min(ts))::float8 FROM event WHERE type = 'RECEIVED'"
     finished = "SELECT NOT EXISTS (SELECT FROM queue)"
 
     async def install(self, dsn: str) -> None:
@@ -108,7 +109,7 @@ class Floor(System):
                 payloads = [orjson.dumps({"number": n, "done": 0}).decode() for n in numbers]
                 await conn.execute(FILL, ([uuid7() for _ in numbers], [uuid7() for _ in numbers], payloads, batch_id))
 
-    async def work(self, dsn: str, workload: str, concurrency: int, go: Gate) -> None:
+    async def work(self, dsn: str, workload: str, go: Gate) -> None:
         async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn:
             await conn.execute(PLANS)
             await go.opens()

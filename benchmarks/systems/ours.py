@@ -18,8 +18,10 @@ from commandbus.cli.serving import spare_the_collector
 
 
 class Ours(System):
-    workloads = (COMMANDS, PROCESSES)
-    can_send = True
+    workloads: Sequence[str] = (COMMANDS, PROCESSES)
+    has_auditor = True
+    concurrency = 10  # handlers of a worker process at a time, the default
+    started = "SELECT extract(epoch FROM min(ts))::float8 FROM commandbus.event WHERE type = 'RECEIVED'"
     finished = "SELECT NOT EXISTS (SELECT FROM commandbus.queue)"
 
     async def install(self, dsn: str) -> None:
@@ -38,19 +40,19 @@ class Ours(System):
             else:
                 await bus.send_batch(SendRequest(DOMAIN, "First", uuid4(), {"done": i}) for i in range(count))
 
-    async def work(self, dsn: str, workload: str, concurrency: int, go: Gate) -> None:
+    async def work(self, dsn: str, workload: str, go: Gate) -> None:
         @app.handler(DOMAIN, "Timed")
         async def timed(command: Command, context: HandlerContext) -> dict[str, Any]:
             self.handled(command.data["sent"])
             return {}
 
-        async with AsyncConnectionPool(dsn, min_size=3, max_size=concurrency + 3) as pool:
+        async with AsyncConnectionPool(dsn, min_size=3, max_size=10) as pool:
             worker = Worker(
                 pool,
                 domain=DOMAIN,
                 handler_registry=app.registry,
                 processes=app.processes(pool),
-                concurrency=concurrency,
+                concurrency=self.concurrency,
                 middleware=self.middleware(pool),
             )
             spare_the_collector()

@@ -1,4 +1,4 @@
-"""pgqueuer on psycopg with uvloop, in batches of 200."""
+"""pgqueuer on psycopg, otherwise as on asyncpg."""
 
 from typing import Any
 
@@ -19,5 +19,4 @@ class PgQueuerPsycopg(PgQueuerAsyncpg):
 
 
 if __name__ == "__main__":
-    uvloop.install()
-    main(PgQueuerPsycopg())
+    main(PgQueuerPsycopg(), uvloop.new_event_loop)

@@ -147,8 +147,9 @@ class Settlement:
             row["status"] = outcome.status
         if outcome.result is not None:
             row["result"] = Fragment(outcome.result)
-        if outcome.details:
-            row["details"] = Fragment(sanitise(outcome.details).json)
+        details = outcome.details if outcome.delay is None else {**outcome.details, "delay": outcome.delay}
+        if details:
+            row["details"] = Fragment(sanitise(details).json)
         if outcome.status is not CommandStatus.COMPLETED:
             row.update(self._failure(finished))
         if outcome.reply is not None and not is_advanced:

@@ -7,6 +7,7 @@ require_our_commandbus()
 # pytest looks for hooks and fixtures here.
 from ._plugin import (  # noqa: E402
     pytest_addoption,
+    pytest_assertrepr_compare,
     pytest_collection_modifyitems,
     pytest_configure,
     pytest_configure_node,
@@ -29,6 +30,7 @@ from .fixtures.bus import (  # noqa: E402
     cb_app,
     cb_audit,
     cb_bus,
+    cb_chaos,
     cb_chaos_profiles,
     cb_clock,
     cb_faults,
@@ -57,6 +59,7 @@ __all__ = [
     "cb_app",
     "cb_audit",
     "cb_bus",
+    "cb_chaos",
     "cb_chaos_profiles",
     "cb_clock",
     "cb_command_batch",
@@ -69,6 +72,7 @@ __all__ = [
     "cb_tsq",
     "cb_worker_pool",
     "pytest_addoption",
+    "pytest_assertrepr_compare",
     "pytest_collection_modifyitems",
     "pytest_configure",
     "pytest_configure_node",

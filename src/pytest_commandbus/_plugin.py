@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from . import keeping, lifecycle, load_session, markers, options, run, xdist
+from . import examples, keeping, lifecycle, load_session, markers, options, run, xdist
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -59,9 +59,11 @@ def pytest_pycollect_makeitem() -> Generator[None, Any, Any]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Refuse wrong markers before anything runs, and skip load tests that nobody asked for."""
+    """Refuse wrong markers before anything runs, skip load tests that nobody asked for, ready those of @given."""
     markers.check_markers(items)
     load_session.skip_load_tests(config, items)
+    for item in items:
+        examples.relax_settings(item)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -78,9 +80,12 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Add to a failure what one needs to understand it and to run it again."""
     report = yield
+    lifecycle.say_only_what_to_mend(call, report)
     lifecycle.add_sections(item, report)
     return report
 
@@ -97,6 +102,11 @@ def pytest_testnodedown(node: Any) -> None:
     """Take what an xdist worker tells at its end."""
     keeping.take_from_worker(node)
     load_session.take_from_worker(node)
+
+
+def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
+    """Show where counts of a batch, or prediction and observation, differ."""
+    return lifecycle.explain(op, left, right)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -107,7 +107,7 @@ async def _show_process(runtime: "Runtime", process_id: UUID) -> list[str]:
     from .process_batch import read_timeline
 
     process = await ProcessRepository(runtime.pool).get(process_id)
-    events = await read_timeline(runtime, process_id)
+    events = await read_timeline(runtime.pool, process_id)
     lines = [f"    {_head(process)}"] if process is not None else []
     lines.append(f"      path: {_spell(await _trail(runtime, process_id))}")
     if events:

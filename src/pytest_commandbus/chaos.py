@@ -19,13 +19,25 @@ from collections.abc import Mapping
 from statistics import NormalDist
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+import orjson
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from commandbus.errors import CommandBusError
 
 RolledOutcome = Literal["permanent", "transient", "business_rule", "timeout", "success"]
-Percentage = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
-Milliseconds = Annotated[int, Field(ge=0, le=86_400_000)]
+
+
+def _no_boolean(value: object) -> object:
+    """Refuse True for a number: it would be 1, and hardly what was meant."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("boolean", "a number is needed")
+    return value
+
+
+_Number = BeforeValidator(_no_boolean)
+Percentage = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False), _Number]
+Milliseconds = Annotated[int, Field(ge=0, le=86_400_000), _Number]
 
 TIMEOUT_CODE = "TIMEOUT"
 _CODES: Mapping[RolledOutcome, str] = {
@@ -58,7 +70,7 @@ class CommandBehavior(BaseModel):
     fail_transient_pct: Percentage = 0.0
     fail_business_rule_pct: Percentage = 0.0
     timeout_pct: Percentage = 0.0
-    fail_transient_times: Annotated[int, Field(ge=0)] = 0
+    fail_transient_times: Annotated[int, Field(ge=0), _Number] = 0
     min_duration_ms: Milliseconds = 0
     max_duration_ms: Milliseconds = 0
     error_code: Annotated[str, Field(min_length=1)] | None = None
@@ -73,6 +85,14 @@ class CommandBehavior(BaseModel):
                 f"min_duration_ms={self.min_duration_ms} is above max_duration_ms={self.max_duration_ms}: "
                 "give both, the smaller one first"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _response_is_json(self) -> Self:
+        try:
+            orjson.dumps(self.response_data)
+        except TypeError as error:
+            raise ValueError(f"response_data must be what JSON can hold, as a handler's result: {error}") from None
         return self
 
     @property

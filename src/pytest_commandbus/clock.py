@@ -2,10 +2,16 @@
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from . import behavior_sql
 
 if TYPE_CHECKING:
     from .pools import LazyPool
+
+
+LONGEST = 3e9
+"""Seconds by which the clock can be advanced at once: nearly a hundred years."""
 
 
 class Clock:
@@ -21,7 +27,12 @@ class Clock:
         return self._skipped
 
     async def advance(self, seconds: float) -> None:
-        """Move the clock on by hand, whoever is at work: what is due then becomes due, leases run out."""
+        """Move the clock on by hand, whoever is at work: what is due then becomes due, leases run out.
+
+        seconds: 0 to 3e9; the clock never goes back. Errors: pytest.UsageError.
+        """
+        __tracebackhide__ = True
+        _check(seconds)
         async with self._pool.connection() as connection:
             await connection.execute(behavior_sql.ADVANCE_CLOCK, {"seconds": seconds})
         self._skipped += seconds
@@ -33,3 +44,11 @@ class Clock:
         seconds = 0.0 if row is None else float(row[0])
         self._skipped += seconds
         return seconds
+
+
+def _check(seconds: object) -> None:
+    __tracebackhide__ = True
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= LONGEST:
+        raise pytest.UsageError(
+            f"cb_clock.advance({seconds!r}): give a number of seconds from 0 to {LONGEST:g}; the clock never goes back"
+        )

@@ -1,10 +1,13 @@
-"""What the report of a failed test tells of the bus: counts of its batches, timelines of troubled processes, logs."""
+"""What the report of a failed test tells of the bus: counts of its batches, timelines of what is in trouble, logs."""
 
+import asyncio
+import threading
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, LiteralString
 
 if TYPE_CHECKING:
+    from .pools import LazyPool
     from .process_batch import TimelineEntry
     from .runtime import Runtime
 
@@ -14,49 +17,83 @@ _SHOWN_EVENTS = 40
 Section = tuple[str, str]
 
 
-async def collect(runtime: "Runtime") -> list[Section]:
-    """Return (title, text) of each section. What cannot be read any more is said, never raised."""
+async def collect(runtime: "Runtime", pool: "LazyPool | None" = None) -> list[Section]:
+    """Return (title, text) of each section but the logs. What cannot be read any more is said, never raised.
+
+    pool: of the test's database, where the test's own is of another loop than the running one.
+    """
     sections: list[Section] = []
     try:
         if runtime.batches:
-            sections.append(("commandbus: batches", await _batches(runtime)))
-            sections.extend(await _timelines(runtime))
+            sections.append(("commandbus: batches", await _batches(runtime, pool or runtime.pool)))
+            sections.extend(await _timelines(runtime, pool or runtime.pool))
     except Exception as error:  # the test's own failure matters more
         sections.append(("commandbus: batches", f"they could not be read: {type(error).__name__}: {error}"))
     if runtime.faults is not None and runtime.faults.injected:
         sections.append(("commandbus: faults that were injected", runtime.faults.describe()))
-    for pool in runtime.worker_pools:
-        sections.extend((f"commandbus: {worker}", text) for worker, text in pool.logs())
     return sections
 
 
-async def _batches(runtime: "Runtime") -> str:
+def collect_elsewhere(runtime: "Runtime") -> list[Section]:
+    """Return the sections of `collect` where no loop of the test runs: its fixtures failed. On a thread of its own."""
+    from .pools import LazyPool
+
+    found: list[Section] = []
+
+    async def look() -> None:
+        pool = LazyPool(runtime.database.dsn, max_size=1)
+        try:
+            found.extend(await collect(runtime, pool))
+        finally:
+            await pool.end()
+
+    thread = threading.Thread(target=asyncio.run, args=(look(),), name="commandbus failure report")
+    thread.start()
+    thread.join()
+    return found
+
+
+def logs(runtime: "Runtime") -> list[Section]:
+    """Return the output of the worker processes, once they have ended."""
+    return [(f"commandbus: {worker}", text) for pool in runtime.worker_pools for worker, text in pool.logs()]
+
+
+async def _batches(runtime: "Runtime", pool: "LazyPool") -> str:
+    from commandbus import CommandBus
+
     from .batch_handle import describe
 
+    bus = CommandBus(pool)
     lines = [
-        f"{batch.batch_id} of domain {batch.domain!r}, {describe(await batch.refresh())}" for batch in runtime.batches
+        f"{batch.batch_id} of domain {batch.domain!r}, {describe(await bus.get_batch(batch.domain, batch.batch_id))}"
+        for batch in runtime.batches
     ]
     if runtime.clock.skipped:
         lines.append(f"{runtime.clock.skipped:.2f} s of waiting were skipped")
     return "\n".join(lines)
 
 
-async def _timelines(runtime: "Runtime") -> list[Section]:
+async def _timelines(runtime: "Runtime", pool: "LazyPool") -> list[Section]:
     from . import statements
-    from .process_batch import read_timeline
+    from .process_batch import ProcessBatch, read_timeline
 
-    async with runtime.pool.connection() as connection:
-        cursor = await connection.execute(
-            statements.TROUBLED_PROCESSES, {"batch_ids": [b.batch_id for b in runtime.batches], "limit": TIMELINES}
-        )
-        troubled = await cursor.fetchall()
-    sections = []
-    for process_id, kind, ordinal, status, step, code, message in troubled:
-        title = f"commandbus: {kind} {process_id}"
-        head = f"process {ordinal} of its batch: {status}" + (f" in step {step}" if step else "")
-        if code:
-            head += f", {code}: {message}"
-        sections.append((title, "\n".join([head, *render_timeline(await read_timeline(runtime, process_id))])))
+    asked: list[tuple[LiteralString, str, list[Any]]] = [
+        (statements.TROUBLED_PROCESSES, "process", [b for b in runtime.batches if isinstance(b, ProcessBatch)]),
+        (statements.TROUBLED_COMMANDS, "command", [b for b in runtime.batches if not isinstance(b, ProcessBatch)]),
+    ]
+    sections: list[Section] = []
+    for statement, noun, batches in asked:
+        parameters = {"batch_ids": [batch.batch_id for batch in batches], "limit": TIMELINES - len(sections)}
+        async with pool.connection() as connection:
+            troubled = await (await connection.execute(statement, parameters)).fetchall() if batches else []
+        for member_id, kind, ordinal, status, step, code, message, why in troubled:
+            head = [f"{noun} {ordinal} of its batch: {status}" + (f" in step {step}" if step else "")]
+            if code:
+                head[0] += f", {code}: {message}"
+            if why:
+                head.append(f"stuck: {why}")
+            text = "\n".join([*head, *render_timeline(await read_timeline(pool, member_id))])
+            sections.append((f"commandbus: {kind} {member_id}", text))
     return sections
 
 

@@ -62,14 +62,12 @@ def lend_private_database(item: pytest.Item) -> "Iterator[Database]":
 
 def keep(item: pytest.Item) -> str | None:
     """Mark the database of a failed test to be kept; return the psql line for it, None when nothing is kept."""
-    from .postgres.resolve import without_password
-
     run = item.config.stash[RUN]
     lent = next((node.stash[LENT] for node in reversed(item.listchain()) if LENT in node.stash), None)
     if lent is None or not run.options.keep:
         return None
     lent.failed = True
-    line = f"{lent.psql or run.psql()} {shlex.quote(without_password(lent.database.dsn))}"
+    line = run.psql(lent.database.dsn) if lent.psql is None else f"{lent.psql} {shlex.quote(lent.database.dsn)}"
     if line not in run.kept:
         run.kept.append(line)
     return line

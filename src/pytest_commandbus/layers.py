@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from .chaos import ChaosUsageError
-from .chaos_rules import ChaosRules, StepNames
+from .chaos_rules import ChaosRule, ChaosRules, StepNames
 from .profiles import Profile, Profiles
 
 if TYPE_CHECKING:
@@ -22,10 +22,17 @@ def names_of(app: "App", managers: Iterable[Any]) -> StepNames:
     return StepNames.of(managers, [handler.command_type for handler in app.registry])
 
 
-def merge(run_profile: str | None, given: Iterable["ChaosMarker"], profiles: Profiles, names: StepNames) -> ChaosRules:
+def merge(
+    run_profile: str | None,
+    given: Iterable["ChaosMarker"],
+    profiles: Profiles,
+    names: StepNames,
+    who: str = MARKER,
+) -> ChaosRules:
     """Lay the markers, the farthest first, over the profile of the run: step by step the nearest wins.
 
-    Within a marker a later profile lies over an earlier one, and its own steps over both. Errors: pytest.UsageError.
+    Within a marker a later profile lies over an earlier one, and its own steps over both. who: says so, for messages.
+    Errors: pytest.UsageError.
     """
     rules = ChaosRules()
     try:
@@ -33,14 +40,14 @@ def merge(run_profile: str | None, given: Iterable["ChaosMarker"], profiles: Pro
             rules = _of_profile(profiles.get(run_profile, "--cb-chaos"), names)
         for marker in given:
             for name in marker.profiles:
-                rules = ChaosRules.merge(rules, _of_profile(profiles.get(name, MARKER), names))
-            rules = ChaosRules.merge(rules, ChaosRules.from_marker(marker.steps, names, MARKER))
+                rules = ChaosRules.merge(rules, _of_profile(profiles.get(name, who), names))
+            rules = ChaosRules.merge(rules, ChaosRules.from_marker(marker.steps, names, who))
     except ChaosUsageError as error:
         raise pytest.UsageError(str(error)) from None
     return rules
 
 
-def idle(rules: ChaosRules, given: Iterable["ChaosMarker"], unmatched: Collection[str]) -> list[str]:
+def idle(rules: Collection[ChaosRule], given: Iterable["ChaosMarker"], unmatched: Collection[str]) -> list[str]:
     """Return what markers say in vain: a step that did not run, a profile none of whose steps did.
 
     unmatched: the rules, as written, that were for nothing that ran. The profile of the run may be idle in a test.

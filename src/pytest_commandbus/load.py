@@ -15,7 +15,9 @@ from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from . import xdist
+from commandbus.repositories.workers import library_version
+
+from . import markers, thresholds, xdist
 from .load_ledger import LoadLedger, Shard, ShardState
 from .load_result import LoadResult, figures, judgement
 from .oracle import Prediction
@@ -23,6 +25,7 @@ from .oracle import Prediction
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
+    from .chaos_rules import ChaosRules
     from .process_batch import ProcessBatch
     from .runtime import Runtime
 
@@ -93,8 +96,8 @@ class LoadTest:
         shards. path: the order of steps, where that depends on results, for the oracle. workers: of this shard
         (default: the processors, shared by the shards), as processes of the operating system, or not, by `processes`
         (default: where the App can be imported). concurrency: commands that a worker handles at once. timeout: seconds
-        of real time for a shard (default: 120 and one for every 50 processes). Errors: BatchTimeoutError,
-        WorkerDiedError, ShardLostError.
+        of real time for a shard (default: 120 and one for every 50 processes). The marker's broken thresholds
+        fail the test at its end. Errors: BatchTimeoutError, WorkerDiedError, ShardLostError.
         """
         count, shards = self._ranges[-1].stop, len(self._ranges)
         order = Order(
@@ -111,6 +114,9 @@ class LoadTest:
             await run.work(self._ranges, own=self._shard)
         result, merged = await run.result()
         self._publish(merged)
+        item = self._runtime.item
+        if xdist.judges(item.nodeid, (other.nodeid for other in item.session.items)):
+            self._runtime.objections += thresholds.broken_lines([merged])
         return result
 
 
@@ -128,6 +134,8 @@ class _LoadRun:
     async def work(self, ranges: Sequence[range], own: int) -> None:
         """Work on shards until the last one of the run has finished."""
         self._count = ranges[-1].stop
+        demand = self._runtime.demand(self._order.workers, self._order.processes)
+        demand.check(await self._runtime.room())  # before anything is created that they then could not work on
         await self._ledger.open(ranges)
         async with self._beating():
             try:
@@ -147,9 +155,17 @@ class _LoadRun:
                 "run": self._number,
                 "time": "skipped" if self._runtime.skips_time else "real",
                 **({} if (profile := self._runtime.run.options.chaos) is None else {"chaos_profile": profile}),
+                **({} if not (chaos := self._runtime.rules) else {"chaos": _told(chaos)}),
+                "pytest_commandbus": library_version(),
                 **judgement(oracle, actual),
             }
-            return figures(await self._ledger.measure(connection), seed=self._runtime.seed, environment=environment)
+            marker = markers.load_marker(self._runtime.item)
+            return figures(
+                await self._ledger.measure(connection),
+                seed=self._runtime.seed,
+                environment=environment,
+                limits={} if marker is None else marker.limits,
+            )
 
         merged, made_here = await self._ledger.result(make)
         self._runtime.audited_by_another = not made_here
@@ -222,6 +238,10 @@ class _LoadRun:
             )
 
         return predict
+
+
+def _told(rules: ChaosRules) -> dict[str, Any]:
+    return {rule.names[0]: rule.behavior.model_dump(mode="json", exclude_defaults=True) for rule in rules}
 
 
 def _raise_if_lost(states: Sequence[ShardState]) -> None:

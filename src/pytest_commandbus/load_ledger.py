@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, LiteralString, NamedTuple
 
@@ -12,7 +12,8 @@ from psycopg.rows import dict_row, tuple_row
 from psycopg_pool import AsyncConnectionPool
 
 from . import load_sql
-from .load_result import Measured, StepFigures
+from .load_result import Measured
+from .load_series import AttemptFigures, BacklogBucket, bucket_seconds
 
 
 @dataclass(frozen=True)
@@ -106,24 +107,26 @@ class LoadLedger:
         """Read the figures of the finished run."""
         await connection.execute(load_sql.ANALYZE)
         cursor = connection.cursor(row_factory=dict_row)
-        run = await self._one(cursor, load_sql.RUN)
-        outcomes = await self._all(cursor, load_sql.OUTCOMES)
-        steps = await self._all(cursor, load_sql.STEPS)
-        peak = await self._one(cursor, load_sql.PEAK_BACKLOG)
+        (run,) = await self._all(cursor, load_sql.RUN)
+        width = bucket_seconds(run["total_seconds"])
+        await self._execute(cursor, load_sql.ATTEMPTS, width=width)
+        processes = await self._all(cursor, load_sql.PROCESSES, width=width)
         return Measured(
             **run,
-            outcomes={row["status"]: row["processes"] for row in outcomes},
-            steps=[StepFigures(**row) for row in steps],
-            peak_backlog=peak["peak"],
+            bucket_seconds=width,
+            outcomes={row["status"]: row["processes"] for row in await self._all(cursor, load_sql.OUTCOMES)},
+            attempts=[AttemptFigures(**row) for row in await self._all(cursor, load_sql.FIGURES)],
+            process_latency_ms=next(row["latency_ms"] for row in processes if row["bucket"] is None),
+            processes_ended={row["bucket"]: row["processes"] for row in processes if row["bucket"] is not None},
+            backlog=[BacklogBucket(**row) for row in await self._all(cursor, load_sql.BACKLOG, width=width)],
         )
 
-    async def _one(self, cursor: Any, statement: LiteralString) -> Mapping[str, Any]:
-        (row,) = await self._all(cursor, statement)
-        return row
-
-    async def _all(self, cursor: Any, statement: LiteralString) -> list[dict[str, Any]]:
-        await cursor.execute(statement, {"run": self._run, "batch_number": self._batch_number})
+    async def _all(self, cursor: Any, statement: LiteralString, **values: Any) -> list[dict[str, Any]]:
+        await self._execute(cursor, statement, **values)
         return list(await cursor.fetchall())
+
+    async def _execute(self, cursor: Any, statement: LiteralString, **values: Any) -> None:
+        await cursor.execute(statement, {"run": self._run, "batch_number": self._batch_number, **values})
 
     async def _do(self, statement: LiteralString, **values: Any) -> None:
         async with self._pool.connection() as connection:

@@ -7,44 +7,39 @@ import platform
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from datetime import UTC, datetime
+from typing import Any
 
 from .chaos import ChaosUsageError
+from .load_series import AttemptFigures, BacklogBucket, Quantiles, series
 from .oracle import Prediction, ProcessPrediction
-from .report import QUANTILES, rate
+from .report import FORMAT, LATENCIES, quantiles, rate
+from .thresholds import judge
 
 SAMPLES = 5
 """How many processes that ended otherwise than predicted are named."""
 
 
-class StepFigures(NamedTuple):
-    """A row of the figures by step. step None: of all steps; outcome None: of all outcomes.
-
-    latency_ms: the quantiles p50, p95, p99. seconds: from the first attempt's begin to the last one's end.
-    workers: that made the attempts.
-    """
-
-    step: str | None
-    outcome: str | None
-    attempts: int
-    latency_ms: Sequence[float]
-    seconds: float
-    workers: int
-
-
 @dataclass(frozen=True)
 class Measured:
-    """What was read from the database of a finished run; times in seconds."""
+    """What was read from the database of a finished run; times are wall time, in seconds where nothing else is said.
+
+    processes_ended: by bucket. process_latency_ms: from a process's creation to its end, or until it was parked.
+    """
 
     processes: int
     shards: int
     skipped: float
     total_seconds: float
     created_seconds: float
+    started_at: datetime
     postgresql: str
+    bucket_seconds: float
     outcomes: Mapping[str, int]
-    steps: Sequence[StepFigures]
-    peak_backlog: int
+    attempts: Sequence[AttemptFigures]
+    process_latency_ms: Quantiles
+    processes_ended: Mapping[int, int]
+    backlog: Sequence[BacklogBucket]
 
 
 @dataclass(frozen=True)
@@ -53,11 +48,13 @@ class LoadResult:
 
     seed, processes, shards, workers (those that made an attempt), retries, in_troubleshooting, peak_backlog are
     numbers; *_seconds are wall time, run_seconds from the first attempt's begin to the last one's end; outcomes counts
-    processes by status; steps has for each step the outcomes of its attempts and their latency in ms. actual: what
-    became of each process. mismatches: the processes that ended otherwise than predicted, as text; empty when all are
-    as their seed says.
+    processes by status; latency_ms are p50, p95 and p99 of a process, from its creation to its end; steps has for each
+    step the outcomes of its attempts, and waiting_ms, handling_ms and latency_ms; series has the same over time.
+    thresholds: those of the marker, each with name, limit, figure and passed. actual: what became of each process.
+    mismatches: the processes that ended otherwise than predicted, as text; empty when all are as their seed says.
     """
 
+    format: int
     seed: int
     processes: int
     shards: int
@@ -67,6 +64,7 @@ class LoadResult:
     total_seconds: float
     processes_per_second: float
     commands_per_second: float
+    latency_ms: Mapping[str, float]
     outcomes: Mapping[str, int]
     steps: Mapping[str, Any]
     retries: int
@@ -74,6 +72,7 @@ class LoadResult:
     peak_backlog: int
     thresholds: Sequence[Mapping[str, Any]]
     environment: Mapping[str, Any]
+    series: Mapping[str, Any] = field(repr=False)
     actual: Prediction = field(repr=False)
     oracle: Callable[[Sequence[str] | None], Prediction] = field(repr=False, compare=False)
 
@@ -95,16 +94,19 @@ class LoadResult:
         return differences(self.predicted, self.actual)
 
 
-def figures(measured: Measured, *, seed: int, environment: Mapping[str, Any]) -> dict[str, Any]:
-    """The result as a dict of built-in types, its keys those of the JSON report."""
-    overall = next((row for row in measured.steps if row.step is None), None)
-    run_seconds = max(overall.seconds - measured.skipped, 0.0) if overall is not None else 0.0
-    steps = _steps(measured.steps)
+def figures(
+    measured: Measured, *, seed: int, environment: Mapping[str, Any], limits: Mapping[str, float]
+) -> dict[str, Any]:
+    """The result as a dict of built-in types, its keys those of the JSON report. limits: the thresholds by name."""
+    overall = next((row for row in measured.attempts if row.step is None and row.bucket is None), None)
+    run_seconds = overall.seconds if overall is not None else 0.0
+    steps = _steps(measured.attempts)
     attempts: Counter[str] = Counter()
     for step in steps.values():
         attempts.update(step["outcomes"])
     retries = attempts.pop("RETRY_SCHEDULED", 0)
-    return {
+    result = {
+        "format": FORMAT,
         "seed": seed,
         "processes": measured.processes,
         "shards": measured.shards,
@@ -114,33 +116,46 @@ def figures(measured: Measured, *, seed: int, environment: Mapping[str, Any]) ->
         "total_seconds": round(measured.total_seconds, 3),
         "processes_per_second": rate(measured.processes, run_seconds),
         "commands_per_second": rate(attempts.total(), run_seconds),
+        "latency_ms": quantiles(measured.process_latency_ms) or {},
         "outcomes": dict(measured.outcomes),
         "steps": steps,
         "retries": retries,
         "in_troubleshooting": measured.outcomes.get("WAITING_FOR_TSQ", 0),
-        "peak_backlog": measured.peak_backlog,
+        "peak_backlog": max((bucket.peak for bucket in measured.backlog), default=0),
         "thresholds": [],
-        "environment": {
-            **environment,
-            "skipped_seconds": round(measured.skipped, 3),
-            "postgresql": measured.postgresql,
-            "python": platform.python_version(),
-            "platform": platform.platform(terse=True),
-            "cpus": os.cpu_count(),
-        },
+        "environment": {**environment, **_surroundings(measured)},
+        "series": series(
+            total_seconds=measured.total_seconds,
+            width=measured.bucket_seconds,
+            processes=measured.processes_ended,
+            attempts=measured.attempts,
+            backlog=measured.backlog,
+        ),
+    }
+    return {**result, "thresholds": judge(limits, result)}
+
+
+def _surroundings(measured: Measured) -> dict[str, Any]:
+    return {
+        "started_at": f"{measured.started_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC",
+        "skipped_seconds": round(measured.skipped, 3),
+        "postgresql": measured.postgresql,
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        "cpus": os.cpu_count(),
     }
 
 
-def _steps(rows: Iterable[StepFigures]) -> dict[str, dict[str, Any]]:
+def _steps(rows: Iterable[AttemptFigures]) -> dict[str, dict[str, Any]]:
     steps: dict[str, dict[str, Any]] = {}
     for row in rows:
         if row.step is None:
             continue
-        step = steps.setdefault(row.step, {"outcomes": {}, "latency_ms": {}})
+        step = steps.setdefault(row.step, {"outcomes": {}, **{name: {} for name in LATENCIES}})
         if row.outcome is not None:
             step["outcomes"][row.outcome] = row.attempts
         else:
-            step["latency_ms"] = dict(zip(QUANTILES, (round(value, 3) for value in row.latency_ms), strict=True))
+            step.update({name: quantiles(getattr(row, name)) or {} for name in LATENCIES})
     return steps
 
 

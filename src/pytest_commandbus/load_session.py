@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import pytest
 
 from . import report, xdist
+from .compare import CompareError, Earlier, read_earlier
 from .run import RUN
 
 if TYPE_CHECKING:
@@ -29,10 +30,12 @@ class LoadSession:
     """The load tests of this pytest process.
 
     results: of the runs that this process knows of, as dicts. stream: the terminal, None when nothing shall be shown.
+    earlier: the report to compare with, None without one.
     """
 
-    def __init__(self, stream: TextIO | None) -> None:
+    def __init__(self, stream: TextIO | None, earlier: Earlier | None) -> None:
         self.stream = stream
+        self.earlier = earlier
         self.results: list[dict[str, Any]] = []
         self._watches: dict[str, Watch] = {}
         self._shards: Counter[str] = Counter()
@@ -68,13 +71,17 @@ class LoadSession:
 
 
 def start(config: pytest.Config) -> None:
-    """Check the report paths, and make the session's state. Errors: pytest.UsageError."""
-    for path in config.stash[RUN].options.reports:
-        try:
+    """Check the report paths, read the earlier report, and make the session's state. Errors: pytest.UsageError."""
+    options = config.stash[RUN].options
+    earlier = None
+    try:
+        for path in options.reports:
             report.check_report_path(str(path))
-        except report.ReportError as error:
-            raise pytest.UsageError(str(error)) from None
-    config.stash[SESSION] = LoadSession(_stream(config))
+        if options.compare is not None and not hasattr(config, "workerinput"):
+            earlier = read_earlier(options.compare, report.FORMAT)
+    except (report.ReportError, CompareError) as error:
+        raise pytest.UsageError(str(error)) from None
+    config.stash[SESSION] = LoadSession(_stream(config), earlier)
     if config.stash[SESSION].stream is not None:
         config.pluginmanager.register(ShardWatcher(config), "commandbus-shard-watcher")
 
@@ -145,19 +152,21 @@ def take_from_worker(node: Any) -> None:
 
 def summarize(config: pytest.Config, terminal: pytest.TerminalReporter) -> None:
     """Tell the results at the end of the run, and write the reports."""
-    results = config.stash[SESSION].results
+    results, earlier = config.stash[SESSION].results, config.stash[SESSION].earlier
     paths = config.stash[RUN].options.reports
     if not results:
         for path in paths:
             terminal.write_line(f"commandbus: {path} was not written: no load test ran to its end", yellow=True)
+        if earlier is not None:
+            terminal.write_line(f"commandbus: nothing to compare with {earlier.path}: no load test ran", yellow=True)
         return
     terminal.write_sep("=", "commandbus load")
     for result in results:
-        for line in report.terminal_lines(result):
+        for line in report.terminal_lines(result, earlier):
             terminal.write_line(line)
     for path in paths:
         try:
-            report.write_report(path, results)
+            report.write_report(path, results, earlier)
             terminal.write_line(f"report: {path}")
         except report.ReportError as error:
             terminal.write_line(str(error), red=True)

@@ -1,8 +1,8 @@
 """Every statement of load runs: the ledger of their shards, their progress, and the figures of a finished run.
 
-A run's processes are those of the batches that carry its batch number. Latency is the time from RECEIVED to the outcome
-recorded under the same epoch. Both times are the bus's, of which a test may skip some; but time is never skipped while
-a live worker holds a lease, so within one claim they differ by wall time alone.
+A run's processes are those of the batches that carry its batch number. An attempt goes from RECEIVED to the outcome
+recorded under the same epoch. The audit trail has the bus's times, of which a test may skip some; the figures are in
+wall time, which is told from them by the moves of the clock.
 """
 
 from typing import LiteralString
@@ -87,7 +87,7 @@ SELECT r.processes, r.shards,
        extract(epoch FROM c.skipped - r.skipped_before)::double precision AS skipped,
        extract(epoch FROM s.finished_at - r.started_at)::double precision AS total_seconds,
        extract(epoch FROM s.creating)::double precision AS created_seconds,
-       current_setting('server_version') AS postgresql
+       r.started_at, current_setting('server_version') AS postgresql
   FROM e2e.load_run r
  CROSS JOIN e2e.clock c
  CROSS JOIN (
@@ -105,42 +105,101 @@ SELECT p.status, count(*) AS processes
  GROUP BY p.status ORDER BY count(*) DESC, p.status
 """
 
-# For each step and outcome of an attempt, for each step (outcome NULL), and for all (step NULL too).
-STEPS: LiteralString = """
-WITH attempt AS (
-    SELECT c.step,
-           min(e.ts) FILTER (WHERE e.type = 'RECEIVED') AS began,
-           max(e.ts) FILTER (WHERE e.type <> 'RECEIVED') AS ended,
-           max(e.type) FILTER (WHERE e.type <> 'RECEIVED') AS outcome,
-           max(e.worker_id) AS worker_id
+# Every attempt of the run with its times in seconds of wall time since the run began, and the bucket, `width` seconds
+# long, in which it ended. due is NULL after a lost lease, of which nobody tells when it ran out.
+ATTEMPTS: LiteralString = """
+CREATE TEMPORARY TABLE load_attempt ON COMMIT DROP AS
+WITH clock AS MATERIALIZED (
+    SELECT * FROM e2e.load_clock WHERE run = %(run)s
+), told AS (
+    SELECT c.step, e.command_id, e.event_id, e.type, e.epoch, e.worker_id,
+           extract(epoch FROM e.ts - clock.began)::double precision AS at,
+           CASE WHEN e.type IN ('RETRY_SCHEDULED', 'RELEASED')
+                THEN coalesce((e.details ->> 'delay')::double precision, 0) ELSE 0 END AS delay
+      FROM clock
+     CROSS JOIN e2e.test_batch b
+      JOIN commandbus.process p ON p.batch_id = b.batch_id
+      JOIN commandbus.command c ON c.process_id = p.process_id
+      JOIN commandbus.event e ON e.command_id = c.command_id
+     WHERE b.number = %(batch_number)s
+       AND e.type NOT IN ('LEASE_EXTENDED', 'LATE_OUTCOME_DROPPED')
+), trail AS (
+    SELECT t.step, t.type, t.at AS began, t.epoch, t.worker_id,
+           first_value(t.at) OVER by_time AS sent,
+           lag(t.type) OVER by_time AS before, lag(t.at + t.delay) OVER by_time AS due,
+           lead(t.type) OVER by_time AS outcome, lead(t.at) OVER by_time AS ended,
+           lead(t.epoch) OVER by_time AS outcome_epoch, lead(t.worker_id) OVER by_time AS outcome_worker
+      FROM told t
+    WINDOW by_time AS (PARTITION BY t.command_id ORDER BY t.event_id)
+), attempt AS (
+    SELECT a.step, a.outcome, a.worker_id,
+           e2e.wall(a.sent, k.moves, k.skipped, k.until) AS sent,
+           CASE WHEN a.before <> 'RECEIVED' THEN e2e.wall(a.due, k.moves, k.skipped, k.until) END AS due,
+           e2e.wall(a.began, k.moves, k.skipped, k.until) AS began,
+           e2e.wall(a.ended, k.moves, k.skipped, k.until) AS ended
+      FROM trail a CROSS JOIN clock k
+     WHERE a.type = 'RECEIVED' AND a.outcome_epoch = a.epoch AND a.outcome_worker = a.worker_id
+       AND a.outcome IN ('COMPLETED', 'RETRY_SCHEDULED', 'MOVED_TO_TSQ', 'BUSINESS_RULE_FAILED')
+)
+SELECT a.*, floor(a.ended / %(width)s)::integer AS bucket FROM attempt a
+"""
+
+# For each step and outcome of an attempt, for each step (outcome NULL), for each bucket, and for all (all NULL).
+FIGURES: LiteralString = """
+SELECT a.step, a.outcome, a.bucket, count(*) AS attempts,
+       count(*) FILTER (WHERE a.outcome <> 'RETRY_SCHEDULED') AS commands,
+       max(a.ended) - min(a.began) AS seconds, count(DISTINCT a.worker_id) AS workers,
+       percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (
+           ORDER BY greatest(a.began - a.due, 0) * 1000) FILTER (WHERE a.due IS NOT NULL) AS waiting_ms,
+       percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY (a.ended - a.began) * 1000) AS handling_ms,
+       percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (
+           ORDER BY (a.ended - a.sent) * 1000) FILTER (WHERE a.outcome <> 'RETRY_SCHEDULED') AS latency_ms
+  FROM pg_temp.load_attempt a
+ GROUP BY GROUPING SETS ((a.step, a.outcome), (a.step), (a.bucket), ())
+ ORDER BY min(a.began), a.step, count(*) DESC
+"""
+
+# Processes by the bucket in which they ended or were parked, and all of them (bucket NULL).
+PROCESSES: LiteralString = """
+WITH clock AS MATERIALIZED (
+    SELECT * FROM e2e.load_clock WHERE run = %(run)s
+), member AS (
+    SELECT e2e.wall(extract(epoch FROM p.created_at - k.began)::double precision,
+                    k.moves, k.skipped, k.until) AS created,
+           e2e.wall(extract(epoch FROM coalesce(p.completed_at, p.updated_at) - k.began)::double precision,
+                    k.moves, k.skipped, k.until) AS ended
+      FROM clock k CROSS JOIN e2e.test_batch b
+      JOIN commandbus.process p ON p.batch_id = b.batch_id
+     WHERE b.number = %(batch_number)s
+), placed AS (
+    SELECT m.*, floor(m.ended / %(width)s)::integer AS bucket FROM member m
+)
+SELECT m.bucket, count(*) AS processes,
+       percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY (m.ended - m.created) * 1000) AS latency_ms
+  FROM placed m
+ GROUP BY GROUPING SETS ((m.bucket), ())
+"""
+
+# How many commands live at once: sent, and neither settled for good nor parked. The most in each bucket, and by how
+# many they have changed at its end.
+BACKLOG: LiteralString = """
+WITH clock AS MATERIALIZED (
+    SELECT * FROM e2e.load_clock WHERE run = %(run)s
+), change AS (
+    SELECT e.ts, sum(CASE WHEN e.type IN ('SENT', 'OPERATOR_RETRY') THEN 1 ELSE -1 END) AS change
       FROM e2e.test_batch b
       JOIN commandbus.process p ON p.batch_id = b.batch_id
       JOIN commandbus.command c ON c.process_id = p.process_id
       JOIN commandbus.event e ON e.command_id = c.command_id
-     WHERE b.number = %(batch_number)s AND e.worker_id IS NOT NULL
-       AND e.type IN ('RECEIVED', 'COMPLETED', 'RETRY_SCHEDULED', 'MOVED_TO_TSQ', 'BUSINESS_RULE_FAILED')
-     GROUP BY c.step, c.command_id, e.epoch
+     WHERE b.number = %(batch_number)s
+       AND e.type IN ('SENT', 'OPERATOR_RETRY', 'COMPLETED', 'MOVED_TO_TSQ', 'BUSINESS_RULE_FAILED', 'CANCELED')
+     GROUP BY e.ts
+), level AS (
+    SELECT e2e.wall(extract(epoch FROM c.ts - k.began)::double precision, k.moves, k.skipped, k.until) AS at,
+           c.change, sum(c.change) OVER (ORDER BY c.ts) AS live
+      FROM change c CROSS JOIN clock k
 )
-SELECT a.step, a.outcome, count(*) AS attempts,
-       percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (
-           ORDER BY extract(epoch FROM a.ended - a.began)::double precision * 1000) AS latency_ms,
-       extract(epoch FROM max(a.ended) - min(a.began))::double precision AS seconds,
-       count(DISTINCT a.worker_id) AS workers
-  FROM attempt a
- WHERE a.outcome IS NOT NULL
- GROUP BY GROUPING SETS ((a.step, a.outcome), (a.step), ())
- ORDER BY min(a.began), a.step, count(*) DESC
-"""
-
-# The most commands that lived at once: sent, and neither settled for good nor parked.
-PEAK_BACKLOG: LiteralString = """
-SELECT coalesce(max(at.live), 0)::bigint AS peak
-  FROM (SELECT sum(sum(CASE WHEN e.type IN ('SENT', 'OPERATOR_RETRY') THEN 1 ELSE -1 END)) OVER (ORDER BY e.ts) AS live
-          FROM e2e.test_batch b
-          JOIN commandbus.process p ON p.batch_id = b.batch_id
-          JOIN commandbus.command c ON c.process_id = p.process_id
-          JOIN commandbus.event e ON e.command_id = c.command_id
-         WHERE b.number = %(batch_number)s
-           AND e.type IN ('SENT', 'OPERATOR_RETRY', 'COMPLETED', 'MOVED_TO_TSQ', 'BUSINESS_RULE_FAILED', 'CANCELED')
-         GROUP BY e.ts) at
+SELECT floor(l.at / %(width)s)::integer AS bucket, max(l.live)::bigint AS peak, sum(l.change)::bigint AS change
+  FROM level l
+ GROUP BY 1 ORDER BY 1
 """

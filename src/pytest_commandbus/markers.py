@@ -1,14 +1,15 @@
 """The markers of the plugin: registered, read and checked here."""
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import pytest
 
 from .profiles import FIXTURE
 from .run import RUN
+from .thresholds import KINDS, problem_with
 
 if TYPE_CHECKING:
     from .faults.rules import FaultRule
@@ -17,7 +18,7 @@ DESCRIPTIONS = (
     'chaos(*profiles, **steps): what chaos does to a step or command type, such as render={"fail_transient_pct": 30}',
     'faults(**kinds): faults of the machinery, such as kill={"at": "after_claim", "pct": 20}, terminate={"rate": 2}',
     "cb_crash_matrix(points=[...]): run the test once for each named point, with a worker process killed there",
-    "load(real_time=False): a load test, run with --cb-load[=N]; real_time=True lets waits take their real time",
+    "load(real_time=False, **limits): a load test, run with --cb-load[=N]; real_time=True: waits take their real time",
     "cb_clock: skip time to the next due moment whenever nothing is due (on by default in chaos and load tests)",
     'cb_database(scope="module"): share one database among the tests of a module, a class or the session',
     "cb_no_audit: do not audit the database at the end of this test",
@@ -31,9 +32,10 @@ _PROBLEM = pytest.StashKey[pytest.UsageError]()
 
 @dataclass(frozen=True)
 class LoadMarker:
-    """What `@pytest.mark.load(...)` says."""
+    """What `@pytest.mark.load(...)` says. limits: its thresholds, by name."""
 
     real_time: bool = False
+    limits: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,16 +60,25 @@ def uses_plugin(item: pytest.Item) -> bool:
     )
 
 
+def given_body(item: pytest.Item) -> Callable[..., Any] | None:
+    """Return the test function that Hypothesis's @given calls with each example, None for another test."""
+    function = getattr(item, "obj", None)
+    if not getattr(function, "is_hypothesis_test", False):
+        return None
+    body: Callable[..., Any] | None = getattr(getattr(function, "hypothesis", None), "inner_test", None)
+    return body
+
+
 def is_async_test(item: pytest.Item) -> bool:
-    """Tell whether the test is an `async def` function."""
-    return isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj)
+    """Tell whether the test is an `async def` function, by itself or under @given."""
+    return isinstance(item, pytest.Function) and inspect.iscoroutinefunction(given_body(item) or item.obj)
 
 
 def needs_asyncio_marker(item: object) -> TypeGuard[pytest.Function]:
     """Tell whether pytest-asyncio must be told to run this test: it is async, uses the plugin, and nobody said how."""
     return (
         isinstance(item, pytest.Function)
-        and inspect.iscoroutinefunction(item.obj)
+        and is_async_test(item)
         and item.get_closest_marker("asyncio") is None
         and item.get_closest_marker("anyio") is None
         and uses_plugin(item)
@@ -208,14 +219,21 @@ def load_marker(item: pytest.Item) -> LoadMarker | None:
     marker = item.get_closest_marker("load")
     if marker is None:
         return None
-    known = LoadMarker.__dataclass_fields__
-    unknown = [name for name in marker.kwargs if name not in known]
+    known = ("real_time", *KINDS)
+    given = dict(marker.kwargs)
+    unknown = [name for name in given if name not in known]
+    real_time = given.pop("real_time", False)
     if marker.args or unknown:
         what = f"{unknown[0]!r}" if unknown else "a positional argument"
         raise pytest.UsageError(
             f"{item.nodeid}: the marker load does not know {what}: it takes {', '.join(known)}, by keyword"
         )
-    return LoadMarker(**marker.kwargs)
+    problems = [f"real_time={real_time!r} is neither True nor False"] if not isinstance(real_time, bool) else []
+    limits = {name: limit for name, limit in given.items() if limit is not None}
+    problems += [problem for name, limit in limits.items() if (problem := problem_with(name, limit)) is not None]
+    if problems:
+        raise pytest.UsageError(f"{item.nodeid}: @pytest.mark.load: {'; '.join(problems)}")
+    return LoadMarker(real_time=real_time, limits=limits)
 
 
 def database_scope(item: pytest.Item) -> str:
@@ -239,7 +257,11 @@ def clock_is_skipped(item: pytest.Item) -> bool:
         return False
     if item.config.stash[RUN].options.chaos is not None:
         return True
-    return has_faults(item) or any(item.get_closest_marker(name) is not None for name in ("chaos", "load", "cb_clock"))
+    return (
+        has_faults(item)
+        or "cb_chaos" in getattr(item, "fixturenames", ())
+        or any(item.get_closest_marker(name) is not None for name in ("chaos", "load", "cb_clock"))
+    )
 
 
 def _check_faults(item: pytest.Item) -> None:

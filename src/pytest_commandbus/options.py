@@ -17,10 +17,11 @@ POSTGRES_KINDS = ("embedded", "container")
 class Options:
     """What the user asked for, by command line, environment and ini, in that order of precedence.
 
-    postgres: "embedded", "container" or the DSN of a server. seed: None when not given (then one is drawn).
-    load: processes of a load test, None when load tests are not enabled. reports: files to write the load report to.
-    app: "package.module:attribute" or "". migrations: folders of the users' own migrations. chaos: the profile over
-    the whole run, None without one.
+    postgres: "embedded", "container" or the DSN of a server; container_image: what the container is of. seed: None
+    when not given (then one is drawn). load: processes of a load test, None when load tests are not enabled. reports:
+    files to write the load report to. app: "package.module:attribute" or "". migrations: folders of the users' own
+    migrations. chaos: the profile over the whole run, None without one. compare: an earlier
+    load report, None without one.
     """
 
     postgres: str
@@ -32,6 +33,8 @@ class Options:
     app: str
     migrations: tuple[Path, ...]
     chaos: str | None = None
+    container_image: str = "postgres:18"
+    compare: Path | None = None
 
     @property
     def is_dsn(self) -> bool:
@@ -44,13 +47,14 @@ def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("commandbus", "commandbus: end-to-end, chaos and load tests")
     group.addoption(
         "--cb-postgres",
-        metavar="embedded|DSN",
-        help="PostgreSQL for the tests: 'embedded' (the default) starts one of its own, a DSN uses a running server",
+        metavar="embedded|container|DSN",
+        help="PostgreSQL for the tests: 'embedded' (the default) starts one of its own, 'container' one in Docker, "
+        "a DSN uses a running server",
     )
     group.addoption(
         "--cb-durable",
         action="store_true",
-        help="put the embedded PostgreSQL on disk, with fsync and full_page_writes on",
+        help="put the run's own PostgreSQL on disk, with fsync and full_page_writes on",
     )
     group.addoption(
         "--cb-seed",
@@ -78,12 +82,19 @@ def add_options(parser: pytest.Parser) -> None:
         type=Path,
         default=[],
         metavar="PATH",
-        help="write the load report to PATH (.json); may be repeated",
+        help="write the load report to PATH (.json or .html); may be repeated",
+    )
+    group.addoption(
+        "--cb-compare",
+        type=Path,
+        metavar="PATH",
+        help="tell how the load tests changed against an earlier .json report",
     )
     group.addoption(
         "--cb-keep", action="store_true", help="keep the databases of failed tests and print a psql line for each"
     )
-    parser.addini("cb_postgres", "the default of --cb-postgres: embedded or a DSN", default="")
+    parser.addini("cb_postgres", "the default of --cb-postgres: embedded, container or a DSN", default="")
+    parser.addini("cb_container_image", "the image of --cb-postgres=container", default="postgres:18")
     parser.addini("cb_app", 'the App under test: "package.module:attribute"', default="")
     parser.addini(
         "cb_migrations", "folders of your own migrations, applied after those of the bus", type="paths", default=[]
@@ -97,7 +108,7 @@ def read_options(config: pytest.Config) -> Options:
     )
     if postgres not in POSTGRES_KINDS and "=" not in postgres and "://" not in postgres:
         raise pytest.UsageError(
-            f"--cb-postgres (or CB_POSTGRES, or ini cb_postgres): {postgres!r} is neither 'embedded' "
+            f"--cb-postgres (or CB_POSTGRES, or ini cb_postgres): {postgres!r} is neither 'embedded', 'container' "
             'nor a DSN such as "postgresql://user@localhost/postgres" or "host=localhost user=me"'
         )
     return Options(
@@ -110,6 +121,8 @@ def read_options(config: pytest.Config) -> Options:
         app=config.getini("cb_app"),
         migrations=tuple(config.getini("cb_migrations")),
         chaos=config.getoption("--cb-chaos"),
+        container_image=config.getini("cb_container_image") or "postgres:18",
+        compare=config.getoption("--cb-compare"),
     )
 
 

@@ -41,6 +41,11 @@ class LazyPool(AsyncConnectionPool[AsyncConnection[Any]]):
             )
         return await super().getconn(timeout)
 
+    @property
+    def home_loop(self) -> asyncio.AbstractEventLoop | None:
+        """The loop that it was first used on, None if it never was."""
+        return self._home_loop
+
     async def end(self) -> None:
         """Close the pool; when its loop is another one than the running one, cut its connections."""
         if self._home_loop in (None, asyncio.get_running_loop()):

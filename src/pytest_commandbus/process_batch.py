@@ -14,6 +14,7 @@ from .batch_handle import BatchHandle
 from .oracle import Prediction
 
 if TYPE_CHECKING:
+    from .pools import LazyPool
     from .runtime import Runtime
 
 
@@ -77,7 +78,7 @@ class ProcessBatch(BatchHandle):
 
     async def timeline(self, process_id: UUID) -> list[TimelineEntry]:
         """Return what happened to a process, oldest first: the audit events of all its commands."""
-        return await read_timeline(self._runtime, process_id)
+        return await read_timeline(self._runtime.pool, process_id)
 
     def predict(
         self, *, path: Sequence[str] | None = None, command_types: Mapping[str, str] | None = None
@@ -121,8 +122,8 @@ class ProcessBatch(BatchHandle):
         return statements.STUCK_PROCESSES
 
 
-async def read_timeline(runtime: "Runtime", process_id: UUID) -> list[TimelineEntry]:
-    """Return the audit events of all commands of a process, oldest first."""
-    async with runtime.pool.connection() as connection:
-        cursor = await connection.execute(statements.TIMELINE, {"process_id": process_id})
+async def read_timeline(pool: "LazyPool", member_id: UUID) -> list[TimelineEntry]:
+    """Return the audit events of all commands of a process, or of one command, oldest first."""
+    async with pool.connection() as connection:
+        cursor = await connection.execute(statements.TIMELINE, {"id": member_id})
         return [TimelineEntry(*(*row[:-1], row[-1] or {})) for row in await cursor.fetchall()]

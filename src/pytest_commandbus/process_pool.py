@@ -18,6 +18,7 @@ import pytest
 
 from . import statements
 from .application import path_of
+from .connections import KEPT, MOST_FOR_HANDLERS
 from .faults.middleware import DESK, FAULT_MIDDLEWARE
 from .worker_pool import STOP_SECONDS, WorkerDiedError, WorkerPool
 
@@ -35,9 +36,11 @@ _REPORTED_TAIL = 2000
 class ProcessPool(WorkerPool):
     """`workers` processes, each `commandbus worker` for all domains of the App."""
 
+    _are_processes = True
+
     def __init__(self, runtime: "Runtime", *, workers: int, concurrency: int, options: dict[str, Any]) -> None:
-        super().__init__(runtime)
-        self._workers = workers
+        super().__init__(runtime, workers)
+        self._concurrency = concurrency
         self._options = ["--concurrency", str(concurrency), *_command_line(options)]
         self._processes: list[subprocess.Popen[bytes]] = []
         self._lock = threading.RLock()  # faults replace processes from a thread of their own
@@ -47,6 +50,7 @@ class ProcessPool(WorkerPool):
         self._folder: Path | None = None
         self._log_files: dict[int, Path] = {}
         self._logs: list[tuple[str, str]] = []
+        self._shown: set[int] = set()
 
     @property
     def running(self) -> bool:
@@ -60,12 +64,23 @@ class ProcessPool(WorkerPool):
 
     async def start(self) -> None:
         """Start the workers."""
-        path = path_of(self._runtime.require_app("cb_worker_pool"), self._runtime.item.config)
+        app = self._runtime.require_app("cb_worker_pool")
+        path = path_of(app, self._runtime.item.config)
+        domains = len(app.domains(self._runtime.pool))
+        size = await self.size_pool(domains * (KEPT + min(self._concurrency, MOST_FOR_HANDLERS)))
         await self._runtime.store_rules()
         faults = self._runtime.faults
         if faults is not None:
             await faults.begin()
-        self._command = [sys.executable, "-m", "pytest_commandbus.worker_process", "worker", path, *self._options]
+        self._command = [
+            sys.executable,
+            "-m",
+            "pytest_commandbus.worker_process",
+            "worker",
+            path,
+            *self._options,
+            f"--pool-size={size}",
+        ]
         if faults is not None:
             self._command += ["--middleware", FAULT_MIDDLEWARE]
         if self._runtime.rules:
@@ -143,7 +158,11 @@ class ProcessPool(WorkerPool):
             if process.stdin is not None:
                 process.stdin.close()
         died = died or self._dead([p for p in processes if p not in late and p.returncode not in _STOPPED])
-        self._logs = [(f"worker process {p.pid}", self._log(p.pid)[-_REPORTED_TAIL:]) for p in processes]
+        self._logs = [
+            (f"worker process {p.pid}", _tail(self._log(p.pid), _REPORTED_TAIL))
+            for p in processes
+            if p.pid not in self._shown
+        ]
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._tell(died)
@@ -204,7 +223,8 @@ class ProcessPool(WorkerPool):
             code = process.poll()
             if code is not None and process.pid not in self._expected and not self._was_kept(process):
                 how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-                output = self._log(process.pid)[-_LOG_TAIL:]
+                output = _tail(self._log(process.pid), _LOG_TAIL)
+                self._shown.add(process.pid)
                 parts.append(f"worker process {process.pid} died by itself {how}; its output:\n{output}")
         return "\n".join(parts)
 
@@ -217,6 +237,16 @@ class ProcessPool(WorkerPool):
     async def _tell_gone(self, pid: int) -> None:
         async with self._runtime.pool.connection() as connection:
             await connection.execute(statements.WORKER_IS_GONE, {"pid": pid, "host": socket.gethostname()})
+
+
+def _tail(text: str, longest: int) -> str:
+    """Return the last lines of a log, with how many it leaves out."""
+    lines = text.rstrip().splitlines()
+    kept: list[str] = []
+    while lines and (not kept or longest > len(lines[-1])):
+        longest -= len(lines[-1]) + 1
+        kept.insert(0, lines.pop())
+    return "\n".join([f"({len(lines)} earlier lines left out)", *kept] if lines else kept)
 
 
 def _command_line(options: dict[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Client, Listener
 
-import pytest
+from .postgres.errors import PostgresError
 
 _HOST = "127.0.0.1"
 
@@ -54,11 +54,11 @@ class ServerDesk:
 
 
 def ask(address: Mapping[str, str]) -> str:
-    """Return the DSN of the run's server from the controller's desk at `address`."""
+    """Return the DSN of the run's server from the controller's desk at `address`. Errors: PostgresError."""
     with _connect(address) as connection:
         answer = json.loads(connection.recv_bytes())
     if "error" in answer:
-        raise pytest.UsageError(answer["error"])
+        raise PostgresError(answer["error"])
     return str(answer["dsn"])
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from .options import Options, read_options
+from .postgres.errors import PostgresError
 from .profiles import Profiles, pyproject_of
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Run:
         self._desk_address = desk
         self._desk: ServerDesk | None = None
         self._dsn = ""
+        self._no_server: str | None = None
         self._server: Server | None = None
         self._databases: Databases | None = None
         self._private: PrivateServer | None = None
@@ -76,20 +78,30 @@ class Run:
         return self._dsn or None
 
     def dsn(self) -> str:
-        """Return the DSN of the run's server; the first to ask has it started, once a run, by the controller."""
+        """Return the DSN of the run's server; the first to ask has it started, once a run, by the controller.
+
+        Errors: PostgresError, the same one for each who asks: a server that cannot be had is tried once.
+        """
         with self._lock:
-            if not self._dsn:
-                if self._desk_address is not None:
-                    from .postgres.dsn import Dsn
-                    from .rendezvous import ask
-
-                    self._dsn = Dsn(ask(self._desk_address))
-                else:
-                    from .postgres.resolve import resolve_server
-
-                    self._server = resolve_server(self.options.postgres, self.options.durable)
-                    self._dsn = self._server.dsn
+            if not self._dsn and self._no_server is None:
+                try:
+                    self._dsn = self._have_server()
+                except PostgresError as error:
+                    self._no_server = str(error)
+            if self._no_server is not None:
+                raise PostgresError(self._no_server)
             return self._dsn
+
+    def _have_server(self) -> str:
+        if self._desk_address is not None:
+            from .postgres.dsn import Dsn
+            from .rendezvous import ask
+
+            return Dsn(ask(self._desk_address))
+        from .postgres.resolve import resolve_server
+
+        self._server = resolve_server(self.options.postgres, self.options.durable, self.options.container_image)
+        return self._server.dsn
 
     def databases(self) -> "Databases":
         """Return what lends test databases in this process."""
@@ -130,8 +142,20 @@ class Run:
             "desk": dict(self._desk.address),
         }
 
-    def psql(self) -> str:
-        """Return the program for an interactive look at the server, as a word of a shell line."""
+    def psql(self, dsn: str) -> str:
+        """Return the shell line for a look into the database of `dsn`, from any folder.
+
+        It shows no password of the user's: psql asks for it, or finds it in the environment. That of a container of
+        our own, which nobody else knows, is on the line.
+        """
+        from psycopg.conninfo import conninfo_to_dict
+
+        from .postgres.resolve import CONTAINER, without_password
+
+        own = "" if self.options.postgres != CONTAINER else f"PGPASSWORD={conninfo_to_dict(dsn)['password']} "
+        return f"{own}{self._psql_program()} {shlex.quote(without_password(dsn))}"
+
+    def _psql_program(self) -> str:
         found = shutil.which("psql")
         if found is None and not self.options.is_dsn:
             from .postgres.account import server_account

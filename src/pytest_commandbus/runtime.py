@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from .chaos_rules import ChaosRules
     from .command_batch import CommandBatch
+    from .connections import Demand, Room
     from .database import Database
     from .faults.session import Faults
     from .oracle import Prediction
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 LONGEST_OUTAGE = 60.0
 _LOOK_SECONDS = 0.05
-InitialData = Mapping[str, Any] | Callable[[int], Mapping[str, Any]] | None
+InitialData = Mapping[str, Any] | Sequence[Mapping[str, Any]] | Callable[[int], Mapping[str, Any]] | None
 
 
 class Runtime:
@@ -38,7 +39,9 @@ class Runtime:
     database: the test's own or shared one. app: the App under test, None until a fixture that needs it was asked for.
     waited: a wait saw the end of what was started, so that liveness is audited too. audited_by_another: this test
     shares its database with one that audits it. skips_time: waiting takes no real time. sections: (title,
-    text) of the failure report. batches, worker_pools: what the test made so far.
+    text) of the failure report. objections: what the test fails for at its end. batches, worker_pools: what the test
+    made so far. is_example: one of many of this test; its idle_markers are what chaos markers say in vain, which
+    another example may not.
     """
 
     def __init__(self, item: pytest.Item, database: "Database") -> None:
@@ -55,20 +58,26 @@ class Runtime:
         self.finished = False
         self.skips_time = markers.clock_is_skipped(item)
         self.sections: list[tuple[str, str]] = []
+        self.objections: list[str] = []
         self.batches: list[ProcessBatch | CommandBatch] = []
         self.worker_pools: list[WorkerPool] = []
+        self.is_example = False
+        self.idle_markers: Sequence[str] = ()
         with_faults = markers.has_faults(item)
         self.pool: LazyPool = LazyPool(database.dsn, name=f"cb-{database.name}", checked=with_faults)
         self.clock: Clock = Clock(self.pool)
         self.batch_numbers: dict[str, int] = {}
         self.faults: Faults | None = None
         self._numbers = itertools.count(1)
+        self._is_async = markers.is_async_test(item)
         self._portal: Portal | None = None
         self._profiles = self.run.profiles
         self._rules: ChaosRules | None = None
+        self._added_rules: frozenset[str] = frozenset()
         self._rules_stored = False
         self._managers: tuple[BaseProcessManager, ...] | None = None
         self._stack = AsyncExitStack()
+        self._explained: BaseException | None = None
 
     def set_app(self, app: object, profiles: object) -> None:
         """Take what the fixtures cb_app and cb_chaos_profiles returned, which must fit. Errors: pytest.UsageError."""
@@ -83,6 +92,21 @@ class Runtime:
 
             server = self.run.private_server() if markers.needs_private_server(self.item) else None
             self.faults = Faults(self, server)
+
+    def successor(self, database: "Database") -> "Runtime":
+        """Return the runtime of one more example of this test: the same App, profiles and portal, and nothing else."""
+        runtime = Runtime(self.item, database)
+        runtime.app, runtime._profiles, runtime._portal = self.app, self._profiles, self._portal
+        runtime._is_async = self._is_async  # at run time the test is what pytest-asyncio has made of it
+        runtime.is_example = True
+        if self.faults is not None:
+            runtime.start_faults()
+        return runtime
+
+    @property
+    def used(self) -> bool:
+        """Tell whether anything has opened the database through this runtime."""
+        return self.pool.home_loop is not None
 
     def troubleshooting_queue(self) -> "TroubleshootingQueue":
         """Return what an operator acts on; it advances processes by the App's managers when there is an App."""
@@ -150,6 +174,19 @@ class Runtime:
         app = self.require_app("@pytest.mark.chaos")
         return layers.merge(profile, given, self._profiles, layers.names_of(app, self.managers))
 
+    def add_rules(self, profiles: Sequence[str], steps: Mapping[str, Any]) -> None:
+        """Lay more rules over those of the markers, as long as nobody has rolled. Errors: pytest.UsageError."""
+        from . import layers
+        from .chaos_rules import ChaosRules
+
+        who = "cb_chaos"
+        if self._rules_stored:
+            raise pytest.UsageError(f"{who}: a batch or workers have begun already: call it before the first of them")
+        names = layers.names_of(self.require_app(who), self.managers)
+        added = layers.merge(None, [markers.ChaosMarker(tuple(profiles), steps)], self._profiles, names, who)
+        self._rules = ChaosRules.merge(self.rules, added)
+        self._added_rules |= added.names
+
     async def store_rules(self) -> None:
         """Put the seed and the rules of the test into its database, once, where all workers find them."""
         if self._rules_stored:
@@ -177,7 +214,10 @@ class Runtime:
 
         await self.store_rules()
         unmatched = await BehaviorRepository(self.pool).unmatched()
-        return layers.idle(self.rules, markers.chaos_markers(self.item), unmatched)
+        # An example may draw a rule for a step that it never comes to.
+        may_be_idle = self._added_rules if self.is_example else frozenset[str]()
+        asked = [rule for rule in self.rules if rule.name not in may_be_idle]
+        return layers.idle(asked, markers.chaos_markers(self.item), unmatched)
 
     def predict(
         self,
@@ -233,6 +273,25 @@ class Runtime:
         self.worker_pools.append(pool)
         return pool
 
+    def demand(self, workers: int, processes: bool, beside: int = 0) -> "Demand":
+        """Return what connections workers of the App ask for, beside so many that the test's other workers have."""
+        from .connections import Demand
+        from .xdist import shard_count
+
+        domains = len(self.require_app("cb_worker_pool").domains(self.pool))
+        return Demand(workers, domains, processes=processes, beside=beside, shards=shard_count(self.item.config))
+
+    async def room(self) -> "Room":
+        """Return what connections the server has for this test run."""
+        from . import statements
+        from .connections import Room
+        from .postgres.admin import APPLICATION_NAME
+
+        own = {"prefix": f"cb_{self.run.run_id}_", "admin": APPLICATION_NAME}
+        async with self.pool.connection() as connection:
+            row = await (await connection.execute(statements.CONNECTIONS, own)).fetchone()
+        return Room(*row) if row is not None else Room(0, 0, 0)
+
     async def ensure_workers(self, workers: int, concurrency: int, processes: bool | None) -> None:
         """Start workers that end with the test, unless some run."""
         if not any(pool.running for pool in self.worker_pools):
@@ -256,6 +315,7 @@ class Runtime:
 
     def check_workers(self) -> None:
         """Raise WorkerDiedError if a worker ended by itself."""
+        __tracebackhide__ = True
         for pool in self.worker_pools:
             pool.check()
         if self.faults is not None:
@@ -359,6 +419,33 @@ class Runtime:
         if self._portal is not None:
             self._portal.call(self.finish, error)
 
+    async def explain(self, error: BaseException) -> None:
+        """Collect the sections of the failure report for what the test's body raised, while its workers still run."""
+        from . import failure_report
+
+        if self._explained is None:
+            self._explained = error
+            self.sections.extend(await failure_report.collect(self))
+
+    def forget_explained(self, error: BaseException | None) -> None:
+        """Drop what was collected for an error that the test's body caught."""
+        if self._explained is not error:
+            self._explained = None
+            self.sections.clear()
+
+    def explain_failed_setup(self) -> None:
+        """Collect the sections of a test whose fixtures failed, so that it never ran."""
+        from . import failure_report
+
+        if self.batches:
+            self.sections.extend(failure_report.collect_elsewhere(self))
+
+    def finish_interrupted(self, error: BaseException) -> None:
+        """As `finish`, where the loop was left with the body under way, as pytest-timeout does; else does nothing."""
+        loop = self.pool.home_loop
+        if not self.finished and self._is_async and loop is not None and not (loop.is_running() or loop.is_closed()):
+            loop.run_until_complete(self.finish(error))
+
     def abandon(self) -> None:
         """Let go of what a test that never ran has opened."""
         if self._portal is not None:
@@ -372,7 +459,7 @@ class Runtime:
 
     def present(self, thing: T) -> T:
         """Return a fixture's value as it is to an async test, and as a blocking proxy to a plain one."""
-        if markers.is_async_test(self.item):
+        if self._is_async:
             return thing
         from commandbus.sync import Portal, SyncProxy
 
@@ -382,7 +469,15 @@ class Runtime:
 
 
 def expand_data(given_data: InitialData, ordinals: range) -> Iterator[dict[str, Any]]:
-    """Yield the data of each ordinal: the same for all, or what the given function makes of it."""
+    """Yield the data of each ordinal: the same for all, its own of a list, or what the given function makes of it.
+
+    Errors: pytest.UsageError for a list of another length.
+    """
+    if isinstance(given_data, Sequence) and len(given_data) != len(ordinals):
+        raise pytest.UsageError(f"a list of data has one for each: {len(given_data)} for {len(ordinals)}")
     for ordinal in ordinals:
-        given = given_data(ordinal) if callable(given_data) else given_data
+        if isinstance(given_data, Sequence):
+            given: Mapping[str, Any] | None = given_data[ordinal - ordinals.start]
+        else:
+            given = given_data(ordinal) if callable(given_data) else given_data
         yield dict(given or {})

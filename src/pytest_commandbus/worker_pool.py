@@ -6,31 +6,37 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from . import statements
+from .connections import KEPT
 
 if TYPE_CHECKING:
     from commandbus import App, Worker
 
+    from .connections import Demand
     from .pools import LazyPool
     from .runtime import Runtime
 
 DEFAULT_WORKERS, DEFAULT_CONCURRENCY = 2, 10
 STOP_SECONDS, CLAIM_SECONDS = 30.0, 30.0
 _CLAIM_POLL = 0.01
-_KEPT_CONNECTIONS = 2  # of its pool, by each worker
 
 
 class WorkerDiedError(AssertionError):
     """A worker ended by itself; the message has its traceback or output."""
 
+    __module__ = "builtins"  # what pytest shows is its name alone, and more of the message
+
 
 class WorkerPool(ABC):
     """Running workers. Leaving it stops them gracefully, and fails the test if one died by itself."""
 
-    def __init__(self, runtime: "Runtime") -> None:
+    _are_processes: ClassVar[bool]
+
+    def __init__(self, runtime: "Runtime", workers: int) -> None:
         self._runtime = runtime
+        self._workers = workers
         self._told = False
 
     async def __aenter__(self) -> Self:
@@ -40,6 +46,8 @@ class WorkerPool(ABC):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None:
+            await self._runtime.explain(error)  # as it is now: workers that stop would change it
         await self.stop()
 
     @property
@@ -61,13 +69,28 @@ class WorkerPool(ABC):
 
     def check(self) -> None:
         """Raise WorkerDiedError if a worker ended by itself."""
+        __tracebackhide__ = True
         self._tell(self._died())
 
     def _tell(self, died: str) -> None:
         """Raise WorkerDiedError if there is something to tell, but once: a test may expect it."""
+        __tracebackhide__ = True
         if died and not self._told:
             self._told = True
             raise WorkerDiedError(died)
+
+    async def size_pool(self, wanted: int) -> int:
+        """Return how large the connection pool of one process may be, `wanted` at most, so that all workers fit.
+
+        Errors: pytest.UsageError, before any worker starts, with the arithmetic.
+        """
+        others = [pool for pool in self._runtime.worker_pools if pool is not self and pool.running]
+        demand = self.demand(beside=sum(pool.demand().least for pool in others))
+        return demand.pool_size(await self._runtime.room(), wanted)
+
+    def demand(self, beside: int = 0) -> "Demand":
+        """Return what these workers ask of the server. beside: connections that other workers of the test have."""
+        return self._runtime.demand(self._workers, self._are_processes, beside)
 
     async def claimed(self, count: int = 1, *, timeout: float = CLAIM_SECONDS) -> None:
         """Wait until workers have claimed `count` commands in the test's database. Errors: TimeoutError."""
@@ -87,16 +110,17 @@ class WorkerPool(ABC):
         return 0 if row is None else int(row[0])
 
     def logs(self) -> Sequence[tuple[str, str]]:
-        """Return (worker, end of its output) of the workers that have an output of their own."""
+        """Return (worker, end of its output) of the workers that have an output of their own, and were not told of."""
         return ()
 
 
 class TaskPool(WorkerPool):
     """Workers as tasks of the test's own loop: `workers` for each domain of the App."""
 
+    _are_processes = False
+
     def __init__(self, runtime: "Runtime", *, workers: int, concurrency: int, options: dict[str, Any]) -> None:
-        super().__init__(runtime)
-        self._workers = workers
+        super().__init__(runtime, workers)
         self._concurrency = concurrency
         self._options = options
         self._tasks: dict[asyncio.Task[None], Worker] = {}
@@ -112,13 +136,13 @@ class TaskPool(WorkerPool):
         from .pools import POOL_SIZE, LazyPool
 
         app = self._runtime.require_app("cb_worker_pool")
+        domains = sorted(app.domains(self._runtime.pool))
+        size = await self.size_pool(len(domains) * self._workers * KEPT + POOL_SIZE)
         await self._runtime.store_rules()
         faults = self._runtime.faults
         if faults is not None:
             await faults.begin()
         dsn = self._runtime.database.dsn if faults is None else faults.worker_dsn()
-        domains = sorted(app.domains(self._runtime.pool))
-        size = len(domains) * self._workers * _KEPT_CONNECTIONS + POOL_SIZE
         self._pool = LazyPool(dsn, max_size=size, name=f"cb-workers-{self._runtime.database.name}")
         for domain in domains:
             for number in range(1, self._workers + 1):

@@ -54,6 +54,15 @@ def is_shard(nodeid: str) -> bool:
     return _SHARD_ID.search(nodeid) is not None
 
 
+def judges(nodeid: str, nodeids: Iterable[str]) -> bool:
+    """Whether this item, the first of those shards that run, fails for what its whole load test is to blame for.
+
+    nodeids: of the items of the run, which are the same in the same order on all xdist workers.
+    """
+    test = without_shard(nodeid)
+    return nodeid == next(other for other in nodeids if without_shard(other) == test)
+
+
 def merge(published: Iterable[Iterable[Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """Each load run once, in the order in which workers told of it: all shards of a run publish its merged result."""
     merged: dict[tuple[str, int], dict[str, Any]] = {}

@@ -1,23 +1,27 @@
 """What tests of the blocking bus share: an application, its worker in the background, and a database of their own."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from time import monotonic, sleep
 from typing import Any, TypeVar
+from uuid import UUID, uuid4
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from commandbus import App, Command, HandlerContext, PermanentCommandError, RetryPolicy, Worker
 from commandbus._core.connection import Connection
+from commandbus.auditor import Violation, audit
 from commandbus.process import BaseProcessManager, BeforeSend, ProcessCommand, ProcessResponse
-from commandbus.sync import Portal
+from commandbus.sync import Portal, SyncCommandBus
 from tests.integration.worker_kit import PATIENCE, running
 
 _Found = TypeVar("_Found")
 
+ONE = {"domain": "orders", "command_type": "Ship"}
 TABLE = "CREATE TABLE public.orders (n integer PRIMARY KEY)"
 
 
@@ -126,3 +130,22 @@ def count(dsn: str, table: str) -> int:
     with psycopg.connect(dsn) as conn:
         row = conn.execute(query).fetchone()  # type: ignore[call-overload]
     return 0 if row is None else int(row[0])
+
+
+@contextmanager
+def audited(dsn: str) -> Iterator[str]:
+    """Give a database a table of the application's; the auditor looks at it afterwards."""
+    with psycopg.connect(dsn) as conn:
+        conn.execute(TABLE)
+    yield dsn
+
+    async def look() -> list[Violation]:
+        async with await psycopg.AsyncConnection.connect(dsn) as conn:
+            return await audit(conn)
+
+    assert asyncio.run(look()) == []
+
+
+def send(bus: SyncCommandBus, order: int = 1, **options: Any) -> UUID:
+    """Send a command of one kind; return its id."""
+    return bus.send(**ONE, command_id=uuid4(), data={"order": order}, **options)

@@ -6,6 +6,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.sql import SQL, Identifier
 
 from pytest_commandbus import behavior_sql as sql
 from tests.integration.bus_history import DOMAIN, Bus
@@ -134,7 +135,7 @@ def test_a_skip_wakes_the_domain_whose_command_is_due(bus: Bus, e2e_dsn: str) ->
         channel = bus.rows("SELECT commandbus.channel(%(domain)s) AS c", domain=DOMAIN)[0]["c"]
         bus.send("a")
         bus.settle(bus.claim("a"), "RETRY_SCHEDULED", delay=300)
-        listener.execute(f"LISTEN {channel}")
+        listener.execute(SQL("LISTEN {}").format(Identifier(channel)))
         assert skip(bus) > 0
         assert [n.channel for n in listener.notifies(timeout=10, stop_after=1)] == [channel]
 

@@ -56,7 +56,7 @@ async def test_a_transient_failure_waits_for_the_backoff_and_is_parked_in_the_en
             assert (waiting.due_at - failure.timestamp).total_seconds() == backoff
             assert (waiting.attempts, waiting.error_code) == (attempt, "NO_LINE")
             assert failure.details["message"] == f"attempt {attempt}"
-            assert failure.details["data"] == {"line": 7}
+            assert (failure.details["data"], failure.details["delay"]) == ({"line": 7}, backoff)
             await bench.skip(backoff)
         parked = await bench.until(command_id, PARKED)
     assert (parked.attempts, parked.error_code, parked.error_message) == (3, "NO_LINE", "attempt 3")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from commandbus import App, BusinessRuleError, PermanentCommandError, RetryPolicy
+from commandbus import App, BusinessRuleError, PermanentCommandError, RetryPolicy, TransientCommandError
 from commandbus.process import BaseProcessManager, ProcessCommand
 
 app = App(retry_policy=RetryPolicy(max_attempts=3, backoff_schedule=[10, 60, 300]), name="shop")
@@ -82,6 +82,8 @@ async def send_mail(command: Any, context: Any) -> dict[str, Any]:
         raise PermanentCommandError("NO_SUCH_ADDRESS", f"no mail for {to}")
     if to == "blocked":
         raise BusinessRuleError("BLOCKED", "wants no mail")
+    if to == "busy" and context.attempt == 1:
+        raise TransientCommandError("BUSY", "the line is busy")
     if to == "crash":
         print("the mail server is on fire", flush=True)
         os.kill(os.getpid(), signal.SIGKILL)

@@ -184,8 +184,8 @@ async def test_what_is_left_is_shown(cb_bus, cb_process_batch):
     left = re.sub(r"such as \S+\)", "such as …)", str(raised.value)).splitlines()
     assert left == [
         "assert_nothing_left: there is something left on the bus:",
-        "  2 x Order WAITING_FOR_REPLY in step ReserveStock: queued, no worker took it (such as …)",
-        "  1 x SendMail PENDING: queued, no worker took it (such as …)",
+        "  2 x Order WAITING_FOR_REPLY in step ReserveStock: queued, no worker works for domain 'orders' (such as …)",
+        "  1 x SendMail PENDING: queued, no worker works for domain 'mail' (such as …)",
     ]
 
 

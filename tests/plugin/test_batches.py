@@ -35,7 +35,10 @@ async def test_a_timeout_says_what_is_stuck_where_and_why(cb_process_batch):
         await batch.wait(timeout=0.05)
     message = str(raised.value)
     assert "did not end within 0.05 s: IN_PROGRESS: 4 in all, 0 completed" in message
-    assert "4 x Order WAITING_FOR_REPLY in step ReserveStock: queued, no worker took it (such as " in message
+    assert (
+        "4 x Order WAITING_FOR_REPLY in step ReserveStock: queued, no worker works for domain 'orders' (such as "
+        in message
+    )
     assert "0 of 0 workers are alive" in message
 
 

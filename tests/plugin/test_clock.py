@@ -1,6 +1,9 @@
 """cb_clock: waiting takes no real time where it is skipped, and its full time where it is not."""
 
+import asyncio
 import time
+from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -10,6 +13,16 @@ from .conftest import Suite
 from .shop import OrderProcess, persistent
 
 BACKOFF = 10 + 60 + 300
+RETRY_SECONDS = 10  # until the first retry
+DEADLINE = 60.0
+
+
+async def reaches(bus: Any, command_id: UUID, event: str) -> None:
+    """Wait until this event stands in the command's audit trail."""
+    deadline = time.monotonic() + DEADLINE
+    while event not in {entry.event_type for entry in await bus.get_audit_trail(command_id)}:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
 
 
 class TestWithFourAttempts:
@@ -53,6 +66,25 @@ async def test_the_clock_is_advanced_by_hand(cb_pool, cb_clock):
         row = await cursor.fetchone()
     assert 3590 < row[0] <= 3600
     assert cb_clock.skipped == 3600
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), 1e10, "10", True, None])
+async def test_a_time_that_is_none_is_refused_and_moves_nothing(cb_clock, seconds: object):
+    with pytest.raises(pytest.UsageError, match=r"cb_clock\.advance\(.*\): give a number of seconds from 0 to 3e\+09"):
+        await cb_clock.advance(seconds)
+    assert cb_clock.skipped == 0
+
+
+@pytest.mark.parametrize("processes", [False, True])
+async def test_advancing_makes_a_retry_due_for_workers_that_wait(cb_worker_pool, cb_bus, cb_clock, processes: bool):
+    command_id = uuid4()
+    async with cb_worker_pool(workers=1, processes=processes):
+        await cb_bus.send(domain="mail", command_type="SendMail", command_id=command_id, data={"to": "busy"})
+        await reaches(cb_bus, command_id, "RETRY_SCHEDULED")
+        await cb_clock.advance(RETRY_SECONDS)
+        await reaches(cb_bus, command_id, "COMPLETED")
+    assert [event.attempt for event in await cb_bus.get_audit_trail(command_id)][-1] == 2
+    assert cb_clock.skipped == RETRY_SECONDS
 
 
 @pytest.mark.cb_clock

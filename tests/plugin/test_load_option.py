@@ -3,7 +3,9 @@
 import pytest
 
 from pytest_commandbus.load_session import SKIP_REASON
+from pytest_commandbus.report import as_json
 from pytest_commandbus.run import RUN
+from tests.unit.load_results import result as load_result
 
 from .conftest import Suite
 
@@ -51,15 +53,29 @@ def test_a_report_of_an_unknown_kind_is_a_usage_error_that_names_the_valid_ones(
     suite.write(LOAD_TEST)
     result = suite.run("--cb-load=1", f"--cb-report={path}")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"ERROR: --cb-report={path}: the extension {told} is unknown; use .json"])
+    result.stderr.fnmatch_lines([f"ERROR: --cb-report={path}: the extension {told} is unknown; use .json or .html"])
 
 
 def test_a_report_that_nobody_could_fill_is_told(suite: Suite) -> None:
     suite.write("def test_nothing():\n    pass\n", head="")
-    result = suite.run("--cb-report=out.json")
+    (suite.pytester.path / "old.json").write_text(as_json([load_result()]))
+    result = suite.run("--cb-report=out.json", "--cb-compare=old.json")
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["commandbus: *out.json was not written: no load test ran to its end"])
+    result.stdout.fnmatch_lines(
+        [
+            "commandbus: *out.json was not written: no load test ran to its end",
+            "commandbus: nothing to compare with old.json: no load test ran",
+        ]
+    )
     assert not (suite.pytester.path / "out.json").exists()
+
+
+def test_an_earlier_report_that_is_not_there_is_a_usage_error_before_anything_runs(suite: Suite) -> None:
+    suite.write(LOAD_TEST)
+    result = suite.run("--cb-load=1", "--cb-compare=nowhere.json")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --cb-compare=nowhere.json: cannot be read: No such file*--cb-report=*"])
+    assert "collected" not in result.stdout.str()
 
 
 def test_only_a_test_marked_load_can_use_the_fixture(suite: Suite) -> None:

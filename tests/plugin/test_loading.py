@@ -19,6 +19,7 @@ FIXTURES = [
         "cb_pool",
         "cb_app",
         "cb_bus",
+        "cb_chaos",
         "cb_chaos_profiles",
         "cb_tsq",
         "cb_clock",

@@ -15,7 +15,7 @@ USES_APP = "async def test_it(cb_process_batch):\n    pass\n"
         ("--cb-load=many", "*--cb-load: 'many' is not a whole number: write --cb-load=N with N from 1 to 100000*"),
         ("--cb-seed=abc", "*--cb-seed: 'abc' is not a whole number*"),
         ("--cb-seed=-1", "*--cb-seed: -1 is out of range*"),
-        ("--cb-postgres=mysql", "*--cb-postgres*'mysql' is neither 'embedded' nor a DSN such as *"),
+        ("--cb-postgres=mysql", "*--cb-postgres*'mysql' is neither 'embedded', 'container' nor a DSN such as *"),
     ],
 )
 def test_a_wrong_option_says_what_it_takes(suite: Suite, option: str, message: str):
@@ -23,15 +23,6 @@ def test_a_wrong_option_says_what_it_takes(suite: Suite, option: str, message: s
     result = suite.run(option)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([message])
-
-
-def test_help_names_no_container_and_asking_for_one_says_what_to_use(suite: Suite):
-    assert "container" not in suite.run("--help").stdout.str()
-    suite.write("def test_it(cb_postgres):\n    pass\n", head="")
-    result = suite.run("--cb-postgres=container", embedded=True)
-    result.stdout.fnmatch_lines(
-        ["*--cb-postgres=container is not available yet: use --cb-postgres=embedded, or start*"]
-    )
 
 
 def test_the_environment_and_the_ini_name_a_server(suite: Suite, cb_postgres: str, monkeypatch: pytest.MonkeyPatch):
@@ -119,7 +110,14 @@ def test_worker_processes_need_an_app_that_they_can_import(suite: Suite):
     [
         ('cb_database("module")', '*the marker cb_database takes scope=*@pytest.mark.cb_database(scope="module")*'),
         ('cb_database(scope="world")', "*cb_database takes scope=, one of function, class, module, package, session*"),
-        ("load(real=True)", "*the marker load does not know 'real': it takes real_time*"),
+        (
+            "load(real=True)",
+            "*the marker load does not know 'real': it takes real_time, p99_ms, min_per_second, max_failed_pct, max_*",
+        ),
+        (
+            "load(real_time=1, p99_ms=-1, max_seconds=True, max_failed_pct=101)",
+            "*real_time=1 is neither *; p99_ms=-1 is not a number of ms, from 0 up; max_seconds=True is not*; max_*",
+        ),
         ("cb_no_audit(1)", "*the marker cb_no_audit takes no arguments*"),
     ],
 )

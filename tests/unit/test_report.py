@@ -2,44 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pytest_commandbus import report
-
-
-def result(**changes: Any) -> dict[str, Any]:
-    figures: dict[str, Any] = {
-        "seed": 42,
-        "processes": 10_000,
-        "shards": 2,
-        "workers": 4,
-        "created_seconds": 0.5,
-        "run_seconds": 4.0,
-        "total_seconds": 5.25,
-        "processes_per_second": 2500.0,
-        "commands_per_second": 7350.5,
-        "outcomes": {"COMPLETED": 9_700, "WAITING_FOR_TSQ": 300},
-        "steps": {
-            "Render": {
-                "outcomes": {"COMPLETED": 9_700, "RETRY_SCHEDULED": 41, "MOVED_TO_TSQ": 300},
-                "latency_ms": {"p50": 1.234, "p95": 12.34, "p99": 1234.5},
-            }
-        },
-        "retries": 41,
-        "in_troubleshooting": 300,
-        "peak_backlog": 10_000,
-        "thresholds": [],
-        "environment": {
-            "test": "tests/test_a.py::test_reports",
-            "run": 1,
-            "skipped_seconds": 370,
-            "predicted": {"COMPLETED": 9_700, "WAITING_FOR_TSQ": 300},
-            "mismatches": 0,
-        },
-    }
-    return {**figures, **changes}
+from pytest_commandbus.compare import Earlier
+from tests.unit.load_results import result
 
 
 def line(lines: list[str], beginning: str) -> str:
@@ -54,14 +22,15 @@ def test_the_section_names_the_test_and_all_its_figures() -> None:
     assert line(lines, "time skipped").endswith("6 min 10 s")
     assert line(lines, "COMPLETED").split() == ["COMPLETED", "9,700", "9,700"]
     assert line(lines, "WAITING_FOR_TSQ").split() == ["WAITING_FOR_TSQ", "300", "300"]
-    assert line(lines, "latency").split()[3:6] == ["p50", "p95", "p99"]
-    assert line(lines, "Render").split(maxsplit=4) == [
-        "Render",
-        "1.23",
-        "12.3",
-        "1,234.5",
-        "COMPLETED 9,700, RETRY_SCHEDULED 41, MOVED_TO_TSQ 300",
-    ]
+    assert line(lines, "latency").split(maxsplit=3)[3].split() == ["waiting", "handling", "end", "to", "end"]
+    assert line(lines, "p50").split() == ["p50", "p95", "p99"] * 3
+    render = "Render 0.10 0.20 0.30 1.23 12.3 1,234.5 400.0 500.0 2,000.0"
+    assert line(lines, "Render").split() == render.split()
+    attempts = lines[lines.index("  outcomes of attempts") + 1]
+    assert attempts.split(maxsplit=1) == ["Render", "COMPLETED 9,700, RETRY_SCHEDULED 41, MOVED_TO_TSQ 300"]
+    assert (
+        line(lines, "processes").split(maxsplit=1)[1] == "p50 900.0, p95 1,000.5, p99 4,100.0 ms from creation to end"
+    )
     assert line(lines, "retries").split(maxsplit=1)[1] == "41; in troubleshooting 300; peak backlog 10,000"
 
 
@@ -72,16 +41,45 @@ def test_one_is_not_told_as_many() -> None:
     assert "NOT EQUAL: 1 process ended" in line(lines, "oracle")
 
 
-def test_the_section_says_what_latency_is() -> None:
+def test_the_section_says_what_each_latency_is() -> None:
     lines = report.terminal_lines(result())
-    told = line(lines, "(latency: from the claim of an attempt to its outcome, waiting in the worker included)")
-    assert lines.index(told) == lines.index(line(lines, "Render")) + 1
+    for name, what in report.LATENCIES.values():
+        assert f"    ({name} {what})" in lines
 
 
 def test_columns_stand_under_their_heads() -> None:
     lines = report.terminal_lines(result())
     assert line(lines, "outcomes").index("actual") + len("actual") == line(lines, "COMPLETED").index("9,700") + 5
-    assert line(lines, "latency").index("p99") + 3 == line(lines, "Render").index("1,234.5") + 7
+    assert line(lines, "p50").rindex("p99") + 3 == line(lines, "Render").index("2,000.0") + 7
+    assert line(lines, "latency").index("handling") == line(lines, "Render").index("0.30") + len("0.30") + 3
+
+
+def test_thresholds_are_told_with_figure_and_limit() -> None:
+    thresholds = [
+        {"name": "p99_ms", "limit": 500, "figure": 1234.5, "passed": False, "step": "Render"},
+        {"name": "min_per_second", "limit": 10.5, "figure": 2500.0, "passed": True},
+    ]
+    lines = report.terminal_lines(result(thresholds=thresholds))
+    assert line(lines, "p99_ms").split(maxsplit=2)[1:] == ["BROKEN", "1,234.5 ms in Render  at most 500 ms"]
+    told = "min_per_second met 2,500 processes/s at least 10.5 processes/s"
+    assert line(lines, "min_per_second").split() == told.split()
+    assert dict(report.junit_properties(result(thresholds=thresholds)))["cb_load_threshold_p99_ms"] == (
+        "broken: 1,234.5 ms in Render, at most 500 ms"
+    )
+
+
+def test_the_change_against_an_earlier_report_is_told() -> None:
+    earlier = Earlier(Path("old.json"), [result(processes_per_second=2000.0, seed=7, retries=0)])
+    lines = report.terminal_lines(result(), earlier)
+    below = lines[lines.index("  against old.json of 2026-05-01 10:00:00 UTC") :]
+    assert below[1] == "    not the same: seed 7 before, 42 now"
+    assert line(below, "processes").split() == ["processes", "2,000/s", "2,500/s", "+500/s", "+25.0", "better"]
+    assert line(below, "retries").split() == ["retries", "0", "41", "+41", "new", "worse"]
+    assert line(below, "peak backlog").split()[-1] == "same"
+    other = Earlier(Path("old.json"), [result(environment={**result()["environment"], "test": "another"})])
+    assert (
+        report.terminal_lines(result(), other)[-1] == "  against old.json: it has no run of this test to compare with"
+    )
 
 
 def test_equality_with_the_oracle_is_told() -> None:
@@ -132,12 +130,14 @@ def test_the_json_report_of_one_load_test_is_its_result(tmp_path: Path) -> None:
 def test_the_json_report_of_several_load_tests_lists_them(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     report.write_report(path, [result(), result(seed=43)])
-    assert [each["seed"] for each in json.loads(path.read_text())["tests"]] == [42, 43]
+    document = json.loads(path.read_text())
+    assert document["format"] == report.FORMAT
+    assert [each["seed"] for each in document["tests"]] == [42, 43]
 
 
 @pytest.mark.parametrize("name", ["report.xlsx", "report", "json"])
 def test_an_unknown_extension_is_refused_and_the_valid_ones_named(name: str) -> None:
-    with pytest.raises(report.ReportError, match=r"unknown; use \.json"):
+    with pytest.raises(report.ReportError, match=r"unknown; use \.json or \.html"):
         report.check_report_path(name)
 
 
@@ -155,8 +155,14 @@ def test_a_path_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         report.write_report(blocked / "report.json", [result()])
 
 
-def test_junit_gets_every_figure() -> None:
+def test_junit_gets_every_figure_and_a_second_run_names_of_its_own() -> None:
     properties = dict(report.junit_properties(result()))
     assert properties["cb_load_processes_per_second"] == "2500.0"
     assert properties["cb_load_outcome_WAITING_FOR_TSQ"] == "300"
-    assert properties["cb_load_Render_p99_ms"] == "1234.5"
+    assert properties["cb_load_p99_ms"] == "4100.0"
+    assert properties["cb_load_Render_p99_ms"] == "2000.0"
+    assert properties["cb_load_Render_handling_p99_ms"] == "1234.5"
+    assert properties["cb_load_Render_waiting_p50_ms"] == "0.1"
+    second = dict(report.junit_properties(result(environment={**result()["environment"], "run": 2})))
+    assert second["cb_load2_seed"] == "42"
+    assert not second.keys() & properties.keys()

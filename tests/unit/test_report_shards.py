@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_commandbus.xdist import is_shard, merge, shard_id, split, without_shard
+from pytest_commandbus.xdist import is_shard, judges, merge, shard_id, split, without_shard
 
 
 @given(st.integers(1, 100_000), st.integers(1, 64))
@@ -42,3 +42,8 @@ def result(test: str, run: int, **figures: Any) -> dict[str, Any]:
 def test_a_run_that_all_its_shards_published_is_there_once() -> None:
     first, second, other = result("a", 1, seed=1), result("a", 2, seed=1), result("b", 1, seed=1)
     assert merge([[first, second], [first, second, other], []]) == [first, second, other]
+
+
+def test_one_item_answers_for_the_whole_load_test_whichever_shards_run() -> None:
+    items = ["a.py::other", "a.py::test[csv-shard2of3]", "a.py::test[csv-shard3of3]", "a.py::test[pdf-shard1of3]"]
+    assert [nodeid for nodeid in items if judges(nodeid, items)] == [items[0], items[1], items[3]]

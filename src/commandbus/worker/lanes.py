@@ -45,9 +45,10 @@ class Lane:
         target = self.size
         if self.durations and not self.has_unmeasured:
             by_time = self.size * min(lease / 2, _AHEAD) / max(*self.durations.values(), 1e-6)
-            target = max(self.size, min(2 * batch_size, int(by_time)))
+            target = max(self.size, min(self.size + 2 * batch_size, int(by_time)))
         in_hand = self.in_hand + unsettled
-        if in_hand >= target or (in_hand >= self.size and in_hand > target // 2):
+        # Half of what waits is left when the next is claimed, so that slots do not stand idle meanwhile.
+        if in_hand >= target or in_hand > (self.size + target) // 2:
             return 0
         return min(batch_size, target - in_hand)
 

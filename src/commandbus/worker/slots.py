@@ -38,6 +38,7 @@ class Slots:
         self._idle = asyncio.Event()
         self._idle.set()
         self._context = contextvars.copy_context()
+        self._started = 0  # handlers, by any slot
 
     def add(self, lane: Lane, batch: list[Pending]) -> None:
         """Queue commands in a lane, and start slots for them."""
@@ -93,6 +94,8 @@ class Slots:
         while (pending := self._next()) is not None:
             lane = pending.lane
             lane.running += 1
+            self._started += 1
+            number = self._started
             self.running[task] = pending
             try:
                 await self._run(task, pending)
@@ -100,7 +103,9 @@ class Slots:
                 lane.running -= 1
             if contextvars.copy_context() != clean:
                 return
-            if perf_counter() - yielded > _YIELD_AFTER:
+            if self._started != number:  # another slot began meanwhile: the loop had its turn
+                yielded = perf_counter()
+            elif perf_counter() - yielded > _YIELD_AFTER:
                 await asyncio.sleep(0)
                 yielded = perf_counter()
 

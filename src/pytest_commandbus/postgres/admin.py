@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 RUN_MARK = "pytest-commandbus run "
 """What the mark of a run's database begins with; its run follows."""
 
+APPLICATION_NAME = "pytest-commandbus"
+"""Of the sessions that make and lend databases."""
+
 SESSION_END_SECONDS = 0.2
 _POLL_SECONDS = 0.001
 
@@ -135,7 +138,7 @@ class Admin:
         import psycopg
 
         if self._connection is None or self._connection.closed:
-            self._connection = psycopg.connect(self._dsn, autocommit=True, application_name="pytest-commandbus")
+            self._connection = psycopg.connect(self._dsn, autocommit=True, application_name=APPLICATION_NAME)
         return self._connection
 
 

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from .container import DEFAULT_IMAGE, ContainerPostgres
 from .dsn import Dsn, with_database
 from .errors import PostgresError
 from .server import EmbeddedPostgres
@@ -16,44 +17,41 @@ class Server:
     `dsn` names the administrative database, from which test databases are created.
     """
 
-    def __init__(self, dsn: str, embedded: EmbeddedPostgres | None = None) -> None:
+    def __init__(self, dsn: str, own: EmbeddedPostgres | ContainerPostgres | None = None) -> None:
         self.dsn = Dsn(dsn)
-        self.embedded = embedded
+        self.own = own
 
     @property
     def strategy(self) -> Literal["file_copy", "wal_log"]:
         """How to clone databases: the quicker way forces a checkpoint, so only on a server of our own."""
-        return "file_copy" if self.embedded is not None else "wal_log"
-
-    def psql(self, database: str) -> str:
-        """Return the shell line that opens a database; a password must be typed or come from the environment."""
-        program = "psql" if self.embedded is None else f"'{self.embedded.binaries.program('psql')}'"
-        return f'{program} "{without_password(with_database(self.dsn, database))}"'
+        return "file_copy" if self.own is not None else "wal_log"
 
     def detach(self) -> str:
         """Let the server outlive this process, for kept databases; return the line that ends it, "" when not ours."""
-        return self.embedded.detach() if self.embedded is not None else ""
+        return self.own.detach() if self.own is not None else ""
 
     def stop(self) -> None:
         """End the server, if it is ours."""
-        if self.embedded is not None:
-            self.embedded.stop()
+        if self.own is not None:
+            self.own.stop()
 
 
-def resolve_server(option: str, durable: bool = False) -> Server:
-    """Return the run's server, started: option is "embedded" or a connection string. Errors: PostgresError."""
+def resolve_server(option: str, durable: bool = False, image: str = DEFAULT_IMAGE) -> Server:
+    """Return the run's server, started: option is "embedded", "container" or a connection string.
+
+    image: of the container. Errors: PostgresError.
+    """
     if option == CONTAINER:
-        raise PostgresError(
-            "--cb-postgres=container is not available yet: use --cb-postgres=embedded, "
-            "or start the container yourself and give its connection string"
-        )
+        container = ContainerPostgres(image, durable=durable)
+        container.start()
+        return Server(container.dsn(), container)
     if option == EMBEDDED:
         server = EmbeddedPostgres(durable=durable)
         server.start()
         return Server(server.dsn(), server)
     if "=" not in option and "://" not in option:
         raise PostgresError(
-            f"--cb-postgres={option} is neither embedded nor a connection string "
+            f"--cb-postgres={option} is neither embedded, container nor a connection string "
             "such as postgresql://user@host/database"
         )
     return Server(_checked(option))

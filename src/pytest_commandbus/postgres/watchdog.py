@@ -143,7 +143,7 @@ def end_server(data: Path) -> None:
     remove_leftovers(data)
 
 
-def _wait_for_the_owner_to_die(owner: int) -> bool:
+def wait_for_the_owner_to_die(owner: int) -> bool:
     """Return True when the owner is dead, False when it let its server go on."""
     while os.getppid() == owner:  # a forked child of the owner may hold the pipe open, so the pipe is not enough
         readable, _, _ = select.select([0], [], [], _OWNER_CHECK_SECONDS)
@@ -154,7 +154,7 @@ def _wait_for_the_owner_to_die(owner: int) -> bool:
 
 def main(owner: int, data: Path, directories: list[Path]) -> None:
     """Wait for the owner's death, then end its server and remove its directories."""
-    if not _wait_for_the_owner_to_die(owner):
+    if not wait_for_the_owner_to_die(owner):
         return
     # The owner may have died between starting the server and the server's first word.
     deadline = time.monotonic() + _LATE_START_SECONDS

@@ -15,6 +15,12 @@ CREATE TABLE e2e.clock (
 );
 INSERT INTO e2e.clock DEFAULT VALUES;
 
+-- When the clock was moved, so that wall time can be told from the bus's afterwards: rates and latencies go by it.
+CREATE TABLE e2e.clock_move (
+    moved_at timestamptz NOT NULL,                -- wall time
+    skipped  interval    NOT NULL PRIMARY KEY     -- in all, from then on
+);
+
 CREATE OR REPLACE FUNCTION commandbus.now() RETURNS timestamptz
 LANGUAGE sql VOLATILE
 AS $$ SELECT pg_catalog.statement_timestamp() + c.skipped FROM e2e.clock c $$;
@@ -40,6 +46,27 @@ BEGIN
               JOIN commandbus.worker w ON w.stopped_at IS NULL AND w.alive_until > clock_timestamp()
              WHERE r.reply_to LIKE 'process:%' AND substr(r.reply_to, 9) = ANY (w.process_types));
 END
+$$;
+
+CREATE FUNCTION e2e.move_clock(p_seconds double precision) RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH moved AS (
+        UPDATE e2e.clock SET skipped = skipped + make_interval(secs => p_seconds) RETURNING skipped
+    )
+    INSERT INTO e2e.clock_move (moved_at, skipped) SELECT clock_timestamp(), skipped FROM moved
+        ON CONFLICT DO NOTHING      -- moved by nothing
+$$;
+
+-- The wall time of a moment of the bus's clock, both in seconds since some moment. p_moves: the bus's times from which
+-- the clock was ahead by p_skipped; p_skipped begins with what held before the first. p_until: the wall times of the
+-- moves; whatever the clock passed over in a move happened then.
+CREATE FUNCTION e2e.wall(p_at double precision, p_moves double precision[], p_skipped double precision[],
+                         p_until double precision[]) RETURNS double precision
+LANGUAGE sql IMMUTABLE
+AS $$
+    SELECT least(p_at - p_skipped[width_bucket(p_at, p_moves) + 1], p_until[width_bucket(p_at, p_moves) + 1])
 $$;
 
 CREATE FUNCTION e2e.notify_due() RETURNS void
@@ -87,7 +114,7 @@ BEGIN
     IF v_seconds IS NULL THEN
         RETURN 0;
     END IF;
-    UPDATE e2e.clock SET skipped = skipped + make_interval(secs => v_seconds);
+    PERFORM e2e.move_clock(v_seconds);
     PERFORM e2e.notify_due();
     RETURN v_seconds;
 END
@@ -103,7 +130,7 @@ BEGIN
         RAISE EXCEPTION 'the clock can be advanced by 0 to 3e9 seconds, not by %', p_seconds
               USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    UPDATE e2e.clock SET skipped = skipped + make_interval(secs => p_seconds);
+    PERFORM e2e.move_clock(p_seconds);
     PERFORM e2e.notify_due();
 END
 $$;

@@ -24,3 +24,19 @@ CREATE TABLE e2e.load_shard (
     error         text,
     PRIMARY KEY (run, shard)
 );
+
+-- What tells the wall time of a run from its audit trail, as arguments of e2e.wall: in seconds since `began`, which is
+-- the bus's time when the run did.
+CREATE VIEW e2e.load_clock AS
+SELECT r.run, r.started_at + r.skipped_before AS began,
+       coalesce(array_agg(m.moved_at + m.skipped ORDER BY m.skipped) FILTER (WHERE m.skipped > 0), '{}') AS moves,
+       array_agg(m.skipped ORDER BY m.skipped) AS skipped,
+       coalesce(array_agg(m.moved_at ORDER BY m.skipped) FILTER (WHERE m.skipped > 0), '{}') AS until
+  FROM e2e.load_run r
+ CROSS JOIN LATERAL (
+        SELECT 0::double precision AS skipped, NULL::double precision AS moved_at
+         UNION ALL
+        SELECT extract(epoch FROM c.skipped - r.skipped_before)::double precision,
+               extract(epoch FROM c.moved_at - r.started_at)::double precision
+          FROM e2e.clock_move c WHERE c.skipped > r.skipped_before) m
+ GROUP BY r.run;

@@ -1,0 +1,55 @@
+"""The benchmarks hold together: their questions are put, at the smallest sizes, to ours and the floor."""
+
+import pytest
+
+from benchmarks import flat, results
+from benchmarks.suite import Sizes, Suite
+from benchmarks.systems.ours_waiting import SHORT_BESIDE_LONG
+
+SIZES = Sizes(
+    runs=1,
+    long_runs=1,
+    processes=30,
+    workflows=5,
+    commands=40,
+    jobs=5,
+    singles=5,
+    backlog=2_000,
+    drained=50,
+    waiting=20,
+    short=20,
+)
+
+
+@pytest.mark.slow
+def test_processes_are_created_done_and_audited_by_ours_and_the_floor() -> None:
+    found = Suite(SIZES, peers=None).processes()
+    assert set(found) == {"ours", "floor"}
+    assert all(run.created > 0 and run.done > 0 for runs in found.values() for run in runs)
+    assert found["ours"][0].audited > 0
+
+
+@pytest.mark.slow
+def test_chaos_waiting_and_single_commands_are_measured() -> None:
+    suite = Suite(SIZES, peers=None)
+    assert [len(run) for run in suite.single()["ours"]] == [SIZES.singles]
+    [chaos], [waiting] = suite.held("chaos")["chaos"], suite.waiting(SHORT_BESIDE_LONG)[SHORT_BESIDE_LONG]
+    assert chaos.done > 0
+    assert waiting.done > 0
+
+
+@pytest.mark.slow
+def test_what_stays_flat_is_measured() -> None:
+    claims = flat.claim_ratios(large=SIZES.backlog, small=200)
+    assert {name: len(ratios) for name, ratios in claims.items()} == {"backlog": 2, "aside": 2}
+    assert Suite(SIZES, peers=None).tenths()[0] > 0
+    assert flat.refresh_ms(20, repetitions=1)[0] > 0
+
+
+def test_a_result_says_where_it_was_made() -> None:
+    about = results.place()
+    assert {about["server"][name] for name in ("fsync", "synchronous_commit", "full_page_writes")} == {"on"}
+    assert about["server"]["data on"]
+    assert about["machine"]["cores"] >= 1
+    assert any(peer.startswith("pgqueuer") for peer in about["versions"]["peers"])
+    assert any("synchronous_commit on" in line for line in results.foot(about))
