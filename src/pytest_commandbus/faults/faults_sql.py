@@ -2,9 +2,14 @@
 
 from typing import LiteralString
 
-# As long as nobody has heard of a worker for some time; its next heartbeat makes it live again.
+# As if nobody had heard of the workers of a process for some time.
 SILENT_WORKER: LiteralString = """
     UPDATE commandbus.worker SET alive_until = clock_timestamp()
+     WHERE pid = %(pid)s AND host = %(host)s AND stopped_at IS NULL"""
+
+# And as if they had just been heard of, which their next heartbeat would say.
+LIVE_WORKER: LiteralString = """
+    UPDATE commandbus.worker SET alive_until = clock_timestamp() + %(alive_for)s
      WHERE pid = %(pid)s AND host = %(host)s AND stopped_at IS NULL"""
 
 # The commands that the workers of a process hold.

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, LiteralString
 
 import psycopg
 
+from commandbus.repositories.workers import ALIVE_FOR
+
 from .. import statements
 from . import faults_sql as sql
 from .active import ActiveRule
@@ -90,6 +92,9 @@ class Injector:
             for wait in waits:
                 wait.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
+            if seconds is None:  # before it goes on: what it claims then is no dead worker's
+                alive = {"pid": pid, "host": socket.gethostname(), "alive_for": ALIVE_FOR}
+                await self._ask(sql.LIVE_WORKER, alive)
         finally:
             self._desk.frozen.discard(pid)
             fleet.signal(pid, signal.SIGCONT)
