@@ -8,7 +8,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks import environments, results, tables
+from benchmarks import beside, environments, results, tables
 from benchmarks.suite import FULL, QUICK, Suite
 
 
@@ -22,7 +22,7 @@ def main() -> None:
     peers = None if options.without_peers else environments.peers()
     about = results.place()
     found = Suite(QUICK if options.quick else FULL, peers).measure()
-    lines = [*tables.report(found), *results.foot(about)]
+    lines = [*tables.report(found), *beside.report(quick=options.quick), *results.foot(about)]
     print("\n".join(lines))
     goals = [{**asdict(goal), "met": goal.met} for goal in tables.goals(found)]
     whole = {

@@ -32,11 +32,14 @@ BEGIN
             UNION ALL
             SELECT n.domain, n.command_type
               FROM kind k
-             CROSS JOIN LATERAL (
-                    SELECT c.domain, c.command_type FROM commandbus.command c
-                     WHERE (c.domain, c.command_type) > (k.domain, k.command_type)
-                       AND (p_domain IS NULL OR c.domain = p_domain)
-                     ORDER BY c.domain, c.command_type LIMIT 1) n
+             CROSS JOIN LATERAL (     -- together the two conditions would be looked for from the domain's first row on
+                    (SELECT c.domain, c.command_type FROM commandbus.command c
+                      WHERE p_domain IS NULL AND (c.domain, c.command_type) > (k.domain, k.command_type)
+                      ORDER BY c.domain, c.command_type LIMIT 1)
+                    UNION ALL
+                    (SELECT c.domain, c.command_type FROM commandbus.command c
+                      WHERE c.domain = p_domain AND c.command_type > k.command_type
+                      ORDER BY c.domain, c.command_type LIMIT 1)) n
         )
         SELECT array_agg(k.domain), array_agg(k.command_type) INTO v_domains, v_types FROM kind k
          WHERE p_command_type IS NULL OR k.command_type = p_command_type;

@@ -9,7 +9,8 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow, tuple_row
 from psycopg.sql import SQL
 
-from ._core import audit_batches_sql, audit_commands_sql, audit_processes_sql, audit_trail_sql
+from ._core import audit_batches_sql, audit_commands_sql, audit_processes_sql, audit_screen_sql, audit_trail_sql
+from ._core.audit_screen_sql import AuditScreen
 from ._core.audit_sql import AuditSQL, AuditStatement
 from .errors import CommandBusError, InvalidOperationError
 
@@ -53,6 +54,12 @@ SAFETY_STATEMENTS: tuple[AuditStatement, ...] = (
 LIVENESS_STATEMENTS: tuple[AuditStatement, ...] = (audit_commands_sql.LIVENESS, audit_processes_sql.LIVENESS)
 """Checked when the bus should have come to rest."""
 
+SCREENS: tuple[AuditScreen, ...] = (audit_screen_sql.COMMANDS, audit_screen_sql.PROCESSES)
+"""Run first: the statements read more closely what these find odd."""
+
+_MOST_ODD = 300_000
+_ALL: dict[str, Any] = {"odd_commands": None, "odd_processes": None}
+
 
 @dataclass(frozen=True, slots=True)
 class Violation:
@@ -93,8 +100,9 @@ async def audit(
     async with conn.transaction(), conn.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(AuditSQL.ONE_SNAPSHOT)
         await cursor.execute(AuditSQL.SETTINGS)
+        odd = {screen.name: await _odd(cursor, screen) for screen in SCREENS}
         for statement in statements:
-            found += await _findings(cursor, statement, asked)
+            found += await _findings(cursor, statement, {**_ALL, **odd, "domains": asked, "limit": SHOWN_PER_RULE})
     order = {rule: place for place, rule in enumerate(AUDIT_RULES)}
     return sorted(found, key=lambda violation: order[violation.rule])
 
@@ -117,11 +125,17 @@ def format_violations(violations: Sequence[Violation]) -> str:
     return "\n".join(lines)
 
 
+async def _odd(cursor: AsyncCursor[TupleRow], screen: AuditScreen) -> str | None:
+    """The ids that a screen does not let pass, as the text of an array; None for too many to name."""
+    await cursor.execute(SQL(AuditSQL.ODD).format(screen=SQL(screen.statement)), {"most": _MOST_ODD})
+    row = await cursor.fetchone()
+    return None if row is None else row[0]
+
+
 async def _findings(
-    cursor: AsyncCursor[TupleRow], statement: AuditStatement, domains: list[str] | None
+    cursor: AsyncCursor[TupleRow], statement: AuditStatement, params: dict[str, Any]
 ) -> list[Violation]:
-    query = SQL(AuditSQL.FINDINGS).format(statement=SQL(statement.statement))
-    await cursor.execute(query, {"domains": domains, "limit": SHOWN_PER_RULE})
+    await cursor.execute(SQL(AuditSQL.FINDINGS).format(statement=SQL(statement.statement)), params)
     rows = await cursor.fetchall()
     found = [Violation(rule, subject, message) for rule, subject, message, _ in rows]
     more = {rule: total - SHOWN_PER_RULE for rule, _, _, total in rows if total > SHOWN_PER_RULE}

@@ -28,6 +28,7 @@ _LISTEN: LiteralString = "LISTEN {}"
 _BACKEND_PID: LiteralString = "SELECT pg_catalog.pg_backend_pid()"
 _HEARTBEAT: LiteralString = "SELECT 1"
 
+_WHOLE = 1.0  # seconds in which the rest of a message comes that has begun to arrive
 _FIRST_DELAY, _LONGEST_DELAY = 0.05, 2.0  # seconds between attempts to connect again
 
 
@@ -118,9 +119,13 @@ class Listener:
             self.ready.set()
             self._wake()  # whatever was sent before this moment went unheard
             while True:
-                async for _ in conn.notifies(timeout=self._heartbeat):
+                async for _ in conn.notifies(timeout=0):  # that came with an answer
                     self._wake()
-                await self._ask(conn, _HEARTBEAT)
+                if await _is_readable(conn, self._heartbeat):
+                    async for _ in conn.notifies(timeout=_WHOLE, stop_after=1):
+                        self._wake()
+                else:
+                    await self._ask(conn, _HEARTBEAT)
         finally:
             self.ready.clear()
             await conn.close()
@@ -141,6 +146,22 @@ class Listener:
         finally:
             alarm.cancel()
         return row[0] if row else None
+
+
+async def _is_readable(conn: psycopg.AsyncConnection[Any], timeout: float) -> bool:
+    """Wait until the server sends something, or `timeout` seconds; the driver's wait wakes up ten times in each."""
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    descriptor = conn.fileno()
+    loop.add_reader(descriptor, readable.set)
+    try:
+        async with asyncio.timeout(timeout):
+            await readable.wait()
+    except TimeoutError:
+        return False
+    finally:
+        loop.remove_reader(descriptor)
+    return True
 
 
 def _hang_up(conn: psycopg.AsyncConnection[Any]) -> None:

@@ -1,7 +1,7 @@
 """Planted defects: each is caught by the auditor, under the rule that names it."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,9 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection
 
-from commandbus.auditor import audit
+from commandbus import auditor
+from commandbus._core.audit_screen_sql import AuditScreen
+from commandbus.auditor import Violation, audit
 from commandbus.migrate import migrate
 from tests.integration.audit_damages import DAMAGES, Damage
 from tests.integration.audit_patches import PATCHES, Patch
@@ -44,6 +46,13 @@ def copy(templates: Templates) -> Iterator[Callable[[str], str]]:
     templates.server.drop("mutant")
 
 
+async def findings(dsn: str, screens: Sequence[AuditScreen]) -> list[Violation]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(auditor, "SCREENS", screens)
+        async with await AsyncConnection.connect(dsn) as conn:
+            return await audit(conn, liveness=True)
+
+
 async def broken_rules(dsn: str, *, liveness: bool = False) -> dict[str, list[str]]:
     async with await AsyncConnection.connect(dsn) as conn:
         found = await audit(conn, liveness=liveness)
@@ -61,6 +70,31 @@ async def test_damage_is_caught(damage: Damage, templates: Templates, copy: Call
     dsn = copy(templates.history)
     run(dsn, damage.statement, id=templates.bus.ids[damage.subject])
     assert damage.rule in await broken_rules(dsn)
+    assert await findings(dsn, auditor.SCREENS) == await findings(dsn, ())
+
+
+@pytest.mark.slow
+@pytest.mark.asyncio
+async def test_no_screen_passes_what_a_statement_would_report(templates: Templates, copy: Callable[[str], str]) -> None:
+    """Each damage once more, to something that went the plain way, in a database of its own."""
+    dsn = copy(templates.fresh)
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        bus = Bus(conn)
+        bus.start("plain")
+        bus.advance("plain", "one", then="two")
+        bus.advance("plain", "two", status="COMPLETED")
+        bus.send("lone")
+        bus.settle(bus.claim("lone"))
+    assert await findings(dsn, auditor.SCREENS) == []
+    for number, damage in enumerate(DAMAGES):
+        templates.server.create(f"mutant_{number}", "mutant")
+        try:
+            again = templates.server.dsn(f"mutant_{number}")
+            subject = ("plain.one", "lone", "plain", "plain.two")[number % 4]
+            run(again, damage.statement, id=bus.ids[subject])
+            assert await findings(again, auditor.SCREENS) == await findings(again, ()), (damage.name, subject)
+        finally:
+            templates.server.drop(f"mutant_{number}")
 
 
 @pytest.mark.asyncio

@@ -209,6 +209,19 @@ async def check(filled: Filled, ask: Ask, most: float, *, before: int = 0) -> An
     return answer
 
 
+def test_the_command_types_of_a_domain_are_found_by_a_look_each(few: Filled) -> None:
+    statement = """
+        EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON)
+        SELECT FROM commandbus.find_newest_commands(
+            'orders', NULL, 'CANCELED', '-infinity', 'infinity', 'infinity', gen_random_uuid(), 1)"""
+    pages = "SELECT pg_relation_size('commandbus.ix_command_created_at') / 8192"
+    with psycopg.connect(few.dsn, autocommit=True) as conn:
+        conn.execute(statement)  # the system's tables are read once
+        ((found,),) = conn.execute(statement).fetchall()
+        ((whole,),) = conn.execute(pages).fetchall()
+    assert found[0]["Plan"]["Shared Hit Blocks"] + found[0]["Plan"]["Shared Read Blocks"] < whole / 2
+
+
 async def check_listings(filled: Filled) -> None:
     """Listings to which an index leads: a page costs what it has, for each command type that it has to look at."""
     page = 3 * (LANES + 2) * (LIMIT + 4)

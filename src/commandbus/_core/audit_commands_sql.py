@@ -15,12 +15,14 @@ STATE = AuditStatement(
             SELECT e.command_id, e.type, e.ts, e.epoch, e.worker_id
               FROM commandbus.event e
              WHERE e.type IN ('COMPLETED', 'BUSINESS_RULE_FAILED', 'CANCELED', 'OPERATOR_CANCEL', 'OPERATOR_COMPLETE')
+               AND (%(odd_commands)s::uuid[] IS NULL OR e.command_id = ANY (%(odd_commands)s::uuid[]))
             UNION ALL
             (SELECT DISTINCT ON (e.command_id) e.command_id, e.type, e.ts, e.epoch, e.worker_id
                FROM commandbus.event e
                JOIN commandbus.command c ON c.command_id = e.command_id
               WHERE c.status NOT IN ('COMPLETED', 'FAILED', 'CANCELED')
                 AND e.type NOT IN ('LATE_OUTCOME_DROPPED', 'LEASE_EXTENDED')
+                AND (%(odd_commands)s::uuid[] IS NULL OR e.command_id = ANY (%(odd_commands)s::uuid[]))
               ORDER BY e.command_id, e.event_id DESC)
         ), joined AS (
             SELECT c.command_id, c.domain, c.status, c.created_at, c.updated_at, c.completed_at,
@@ -41,6 +43,7 @@ STATE = AuditStatement(
               LEFT JOIN commandbus.queue q ON q.command_id = c.command_id
               LEFT JOIN commandbus.scheduled s ON s.command_id = c.command_id
               LEFT JOIN commandbus.troubleshooting t ON t.command_id = c.command_id
+             WHERE (%(odd_commands)s::uuid[] IS NULL OR c.command_id = ANY (%(odd_commands)s::uuid[]))
         ), judged AS (
             SELECT joined.*,
                    said_status IS DISTINCT FROM status AS untrue,
@@ -93,6 +96,7 @@ SENT = AuditStatement(
           FROM commandbus.event e
           LEFT JOIN commandbus.command c ON c.command_id = e.command_id
          WHERE e.type = 'SENT' AND e.ts IS DISTINCT FROM c.created_at
+           AND (%(odd_commands)s::uuid[] IS NULL OR e.command_id = ANY (%(odd_commands)s::uuid[]))
     """,
 )
 
@@ -141,6 +145,7 @@ ORPHANS = AuditStatement(
         SELECT 'S12', c.domain, c.command_id::text, format('of process %%s, which does not exist', c.process_id)
           FROM commandbus.command c
          WHERE c.process_id IS NOT NULL
+           AND (%(odd_processes)s::uuid[] IS NULL OR c.process_id = ANY (%(odd_processes)s::uuid[]))
            AND NOT EXISTS (SELECT FROM commandbus.process p WHERE p.process_id = c.process_id)
         UNION ALL
         SELECT 'S12', c.domain, c.command_id::text, format('of batch %%s, which does not exist', c.batch_id)

@@ -60,7 +60,10 @@ PROCESSES = AuditStatement(
                    count(*) FILTER (WHERE compensates IS NOT NULL) AS undos,
                    count(*) FILTER (WHERE compensates IS NOT NULL AND status <> 'COMPLETED') AS not_undone,
                    min(created_at) AS first_sent, max(completed_at) AS last_ended
-              FROM commandbus.command WHERE process_id IS NOT NULL GROUP BY process_id
+              FROM commandbus.command
+             WHERE process_id IS NOT NULL
+               AND (%(odd_processes)s::uuid[] IS NULL OR process_id = ANY (%(odd_processes)s::uuid[]))
+             GROUP BY process_id
         ), joined AS (
             SELECT p.process_id, p.domain, p.status, p.current_step, p.command_id, p.created_at, p.updated_at,
                    p.completed_at, p.undo IS NOT NULL OR p.undone_status IS NOT NULL AS undoing,
@@ -72,6 +75,7 @@ PROCESSES = AuditStatement(
               FROM commandbus.process p
               LEFT JOIN sent s ON s.process_id = p.process_id
               LEFT JOIN commandbus.command c ON c.command_id = p.command_id
+             WHERE (%(odd_processes)s::uuid[] IS NULL OR p.process_id = ANY (%(odd_processes)s::uuid[]))
         ), judged AS (
             SELECT joined.*,
                    live > (NOT terminal)::integer AS crowded,
@@ -132,6 +136,7 @@ PATHS = AuditStatement(
               FROM commandbus.command c
               LEFT JOIN commandbus.command t ON t.command_id = c.compensates
              WHERE c.process_id IS NOT NULL
+               AND (%(odd_processes)s::uuid[] IS NULL OR c.process_id = ANY (%(odd_processes)s::uuid[]))
         ), ordered AS (
             SELECT steps.*, lag(status) OVER path AS before, lag(step) OVER path AS before_step,
                    lag(completed_at) OVER path AS before_ended, lag(compensates) OVER path AS before_undid,
@@ -164,7 +169,10 @@ PATHS = AuditStatement(
          WHERE (too_soon OR forward_again OR over_failure OR wrong_target OR wrong_order) AND v.broken
         UNION ALL
         SELECT 'S11', min(domain), process_id, format('visit %%s of step %%s was sent %%s times', visit, step, count(*))
-          FROM commandbus.command WHERE process_id IS NOT NULL GROUP BY process_id, step, visit HAVING count(*) > 1
+          FROM commandbus.command
+         WHERE process_id IS NOT NULL
+           AND (%(odd_processes)s::uuid[] IS NULL OR process_id = ANY (%(odd_processes)s::uuid[]))
+         GROUP BY process_id, step, visit HAVING count(*) > 1
         UNION ALL
         SELECT 'S11', min(domain), process_id, format('command %%s was undone %%s times', compensates, count(*))
           FROM commandbus.command WHERE compensates IS NOT NULL GROUP BY process_id, compensates HAVING count(*) > 1

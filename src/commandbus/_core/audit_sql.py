@@ -1,7 +1,8 @@
 """The auditor's session, and how every audit statement is read: bounded, with its findings counted.
 
 An audit statement returns (rule, domain, subject, message), one row for each defect, and nothing in a sound database.
-It reads its tables once, whatever the number of rules that it holds them against.
+It reads its tables once, whatever the number of rules that it holds them against, and of those that a screen has read
+for it (see audit_screen_sql) only what that found odd: %(odd_commands)s, %(odd_processes)s, all when NULL.
 """
 
 from dataclasses import dataclass
@@ -28,6 +29,11 @@ class AuditSQL:
     SETTINGS: LiteralString = """
         SELECT pg_catalog.set_config('jit', 'off', true), pg_catalog.set_config('work_mem', '64MB', true),
                pg_catalog.set_config('enable_nestloop', 'off', true)
+    """
+
+    # What a screen does not let pass, as an array's text; NULL for so many that reading all is no more work.
+    ODD: LiteralString = """
+        SELECT CASE WHEN count(*) <= %(most)s THEN coalesce(array_agg(id), '{{}}')::text END FROM ({screen}) odd
     """
 
     # The first findings of each rule, with how many there are; of the given domains, or all when NULL.

@@ -22,6 +22,7 @@ TRAIL = AuditStatement(
                    lag(e.lease_until) OVER trail AS before_lease
               FROM commandbus.event e
              WHERE e.type <> 'LATE_OUTCOME_DROPPED'
+               AND (%(odd_commands)s::uuid[] IS NULL OR e.command_id = ANY (%(odd_commands)s::uuid[]))
             WINDOW trail AS (PARTITION BY e.command_id ORDER BY e.event_id)
         ), judged AS (
             SELECT steps.*,
@@ -116,7 +117,8 @@ LIVES = AuditStatement(
     statement="""
         WITH troubled AS (
             SELECT DISTINCT command_id FROM commandbus.event
-             WHERE epoch > 1 OR type IN ('RETRY_SCHEDULED', 'MOVED_TO_TSQ')
+             WHERE (epoch > 1 OR type IN ('RETRY_SCHEDULED', 'MOVED_TO_TSQ'))
+               AND (%(odd_commands)s::uuid[] IS NULL OR command_id = ANY (%(odd_commands)s::uuid[]))
         ), steps AS (
             SELECT e.command_id, e.type, e.worker_id, e.attempt, e.max_attempts, e.details ->> 'code' AS code,
                    lag(e.type) OVER trail AS before,
@@ -124,6 +126,7 @@ LIVES = AuditStatement(
               FROM commandbus.event e
               JOIN troubled USING (command_id)
              WHERE e.type <> 'LATE_OUTCOME_DROPPED'
+               AND (%(odd_commands)s::uuid[] IS NULL OR e.command_id = ANY (%(odd_commands)s::uuid[]))
             WINDOW trail AS (PARTITION BY e.command_id ORDER BY e.event_id)
         ), lives AS (
             SELECT command_id, life, max(max_attempts) AS allowed,

@@ -1,5 +1,7 @@
 """Statements on commandbus.worker and its statistics. Their times are wall time: see the tables' comments."""
 
+from psycopg.sql import SQL
+
 
 class WorkerSQL:
     """Registration and heartbeat."""
@@ -11,8 +13,18 @@ class WorkerSQL:
                 clock_timestamp(), clock_timestamp(), clock_timestamp() + %(alive_for)s)
         RETURNING worker_id, extract(epoch FROM clock_timestamp())::float8"""
 
-    # Stores what was done, each second once, whatever number of times it is sent; tells the time.
-    HEARTBEAT = """
+    # The command types that other live workers of the worker's domain handle, and it does not.
+    OTHERS_TYPES = """
+        SELECT DISTINCT t.command_type
+          FROM commandbus.worker own
+          JOIN commandbus.worker w
+            ON w.domain = own.domain AND w.stopped_at IS NULL AND w.alive_until > clock_timestamp()
+         CROSS JOIN LATERAL unnest(w.command_types) AS t (command_type)
+         WHERE own.worker_id = %(worker_id)s AND NOT t.command_type = ANY (own.command_types)"""
+
+    # Stores what was done, each second once, whatever number of times it is sent; tells the time, and others' types.
+    HEARTBEAT = SQL(
+        """
         WITH beat AS (
             UPDATE commandbus.worker
                SET heartbeat_at = clock_timestamp(), alive_until = clock_timestamp() + %(alive_for)s,
@@ -35,7 +47,8 @@ class WorkerSQL:
                    wait_seconds double precision, wait_buckets smallint[], wait_counts integer[])
             ON CONFLICT DO NOTHING
         )
-        SELECT extract(epoch FROM clock_timestamp())::float8"""
+        SELECT extract(epoch FROM clock_timestamp())::float8, ARRAY({others_types})"""
+    ).format(others_types=SQL(OTHERS_TYPES))
 
     # Drops old statistics of all workers, dead ones too; skips what another worker is dropping.
     FORGET = """
@@ -52,12 +65,3 @@ class WorkerSQL:
             SELECT FROM commandbus.worker
              WHERE domain = %(domain)s AND command_types @> ARRAY[%(command_type)s]::text[]
                AND stopped_at IS NULL AND alive_until > clock_timestamp())"""
-
-    # The command types that other live workers of the worker's domain handle, and it does not.
-    OTHERS_TYPES = """
-        SELECT DISTINCT t.command_type
-          FROM commandbus.worker own
-          JOIN commandbus.worker w
-            ON w.domain = own.domain AND w.stopped_at IS NULL AND w.alive_until > clock_timestamp()
-         CROSS JOIN LATERAL unnest(w.command_types) AS t (command_type)
-         WHERE own.worker_id = %(worker_id)s AND NOT t.command_type = ANY (own.command_types)"""

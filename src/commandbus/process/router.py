@@ -74,6 +74,8 @@ class ProcessReplyRouter:
     async def route(self, conn: Connection | None = None) -> int:
         """Apply the replies that wait now, in chunks of one transaction each; returns how many rows were taken."""
         taken = 0
+        if conn is not None and conn.autocommit and self._addresses and not await self._take(conn, 1):
+            return 0  # as nearly always: one round trip, where a transaction would take three
         while self._addresses:
             async with transaction(self._pool, conn) as own:
                 count = await self._route_chunk(own)
@@ -83,13 +85,16 @@ class ProcessReplyRouter:
         return taken
 
     async def _route_chunk(self, conn: Connection) -> int:
-        params = {"addresses": self._addresses, "limit": _CHUNK, **self._declared}
-        rows = await (await conn.execute(ProcessSQL.TAKE_REPLIES, params)).fetchall()
+        rows = await self._take(conn, _CHUNK)
         if not rows:
             return 0
         await advance.apply(conn, [self._reply(row) for row in rows if self._is_expected(row)])
         await conn.execute(ProcessSQL.DELETE_REPLIES, {"reply_ids": [row[0] for row in rows]})
         return len(rows)
+
+    async def _take(self, conn: Connection, limit: int) -> list[tuple[Any, ...]]:
+        params = {"addresses": self._addresses, "limit": limit, **self._declared}
+        return await (await conn.execute(ProcessSQL.TAKE_REPLIES, params)).fetchall()
 
     @staticmethod
     def _is_expected(row: tuple[Any, ...]) -> bool:

@@ -49,8 +49,8 @@ async def register(
     return int(row[0])
 
 
-async def heartbeat(conn: Connection, worker_id: int, counts: WorkerCounts, *, stopped: bool = False) -> None:
-    """Tell that the worker lives, or that it has stopped, and what it has done.
+async def heartbeat(conn: Connection, worker_id: int, counts: WorkerCounts, *, stopped: bool = False) -> frozenset[str]:
+    """Tell that the worker lives, or that it has stopped, and what it has done; returns what others_types does.
 
     It may be sent again after an answer that was lost.
     """
@@ -68,8 +68,10 @@ async def heartbeat(conn: Connection, worker_id: int, counts: WorkerCounts, *, s
         "statistics": orjson.dumps(rows).decode(),
     }
     row = await (await conn.execute(WorkerSQL.HEARTBEAT, params)).fetchone()
-    if row is not None:
-        counts.by_second.stored(rows, row[0])
+    if row is None:
+        return frozenset()
+    counts.by_second.stored(rows, row[0])
+    return frozenset(row[1])
 
 
 async def forget(conn: Connection, kept: timedelta = STATISTICS_KEPT) -> int:

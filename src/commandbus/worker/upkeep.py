@@ -87,13 +87,13 @@ class Upkeep:
                 is_full = now >= full_sweep_at
                 if is_full:
                     full_sweep_at = now + self._lease
-                took = await self._sweep(None if is_full else self._claiming.highest)
+                upto = None if is_full else self._claiming.highest
+                took = 0.0 if upto == 0 else await self._sweep(upto)  # where nothing was claimed nothing is lost
                 sweep_at = max(sweep_at, now + min(_SHARE * took, self._lease))
             await asyncio.sleep(tick)
 
     async def _beat(self, conn: Connection) -> None:
-        await workers.heartbeat(conn, self._worker_id, self._counts)
-        self._claiming.others_types = await workers.others_types(conn, self._worker_id)
+        self._claiming.others_types = await workers.heartbeat(conn, self._worker_id, self._counts)
 
     async def _sweep(self, upto: int | None) -> float:
         """Return the seconds that the server took, without those for which it was away."""

@@ -30,6 +30,7 @@ from commandbus.worker.upkeep import Upkeep
 
 _log = logging.getLogger(__name__)
 
+_LISTENING = 5  # times as long as else until one that hears of every reply looks for some by itself
 _LAST_WORDS = 10.0  # seconds that stopping tries to reach a database which is away
 KEPT_CONNECTIONS = 2  # of the pool, by each worker; the LISTEN connection is not one of the pool's
 
@@ -39,7 +40,8 @@ class Worker:
 
     `processes` are the managers whose processes it may advance. At most `concurrency` handlers run at a time, each
     for at most `visibility_timeout` seconds. `poll_interval` (seconds) is how often an idle worker looks by itself,
-    beside being notified; `listen=False` makes it poll only, for a transaction-pooling proxy. `batch_size` bounds one
+    beside being notified (for replies to its processes a fifth as often); `listen=False` makes it poll only, for a
+    transaction-pooling proxy. `batch_size` bounds one
     claim. The pool is the handlers' too: the worker keeps two of its connections.
     """
 
@@ -165,7 +167,8 @@ class Worker:
         settlement = Settlement(self.domain, worker_id, {p.process_type: p for p in self._processes})
         router = ProcessReplyRouter(self._processes)
         hooks = SettleHooks(self._middleware)
-        settling = Settling(settle_conn, settlement, router, self.counts, self._poll_interval, hooks)
+        looks_for_replies = self._poll_interval * (_LISTENING if self._listen else 1)
+        settling = Settling(settle_conn, settlement, router, self.counts, looks_for_replies, hooks)
         executor = Executor(self._policy, self._middleware, threads)
         by_lane = lanes(self._concurrency, self._registry.caps(self.domain))
         slots = Slots(self._concurrency, by_lane, executor, settling.add)

@@ -1,0 +1,93 @@
+"""What the plugin costs a test suite: loading it, starting its server, a database for each test.
+
+Run it alone with `python -m benchmarks.plugin`.
+"""
+
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from pytest_commandbus.postgres.server import EmbeddedPostgres
+
+_ROOT = Path(__file__).parent.parent
+_TESTS = 200
+_NOTHING = "def test_nothing() -> None:\n    pass\n"
+_DATABASES = """
+import psycopg, pytest
+
+@pytest.mark.parametrize("number", range(TESTS))
+def test_alone(number, cb_database):
+    with psycopg.connect(cb_database.dsn) as conn:
+        assert conn.execute("SELECT count(*) FROM commandbus.command").fetchone() == (0,)
+"""
+
+
+def suite_seconds() -> float:
+    """Seconds of a whole suite of 200 tests, each with a fresh database, server included."""
+    return _pytest(_DATABASES.replace("TESTS", str(_TESTS)), "-p", "pytest_commandbus")
+
+
+def loading_ms(repetitions: int = 15) -> list[float]:
+    """Milliseconds of CPU time that the plugin adds to a suite that does not use it, pair by pair."""
+    _cpu_seconds("-p", "pytest_commandbus")  # compiled then
+    pairs = [(_cpu_seconds("-p", "pytest_commandbus"), _cpu_seconds()) for _ in range(repetitions)]
+    return [1e3 * (loaded - plain) for loaded, plain in pairs]
+
+
+def _cpu_seconds(*options: str) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    _pytest(_NOTHING, *options)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def server_seconds(repetitions: int = 5) -> dict[str, list[float]]:
+    """Seconds until the embedded server answers: with an empty cache (cold), and with its files made before (warm)."""
+    found: dict[str, list[float]] = {"cold": [], "warm": []}
+    before = os.environ.get("XDG_CACHE_HOME")
+    try:
+        for _ in range(repetitions):
+            with tempfile.TemporaryDirectory() as cache:
+                os.environ["XDG_CACHE_HOME"] = cache
+                for kind in ("cold", "warm"):
+                    began = time.perf_counter()
+                    with EmbeddedPostgres():
+                        found[kind].append(time.perf_counter() - began)
+    finally:
+        os.environ.pop("XDG_CACHE_HOME")
+        if before is not None:
+            os.environ["XDG_CACHE_HOME"] = before
+    return found
+
+
+def _pytest(text: str, *options: str) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "test_it.py").write_text(text)
+        (Path(folder) / "pytest.ini").write_text("[pytest]\n")
+        environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(_ROOT / "src")}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # nobody's suite compiles its plugins each time
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, "test_it.py"]
+        began = time.perf_counter()
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        seconds = time.perf_counter() - began
+    if done.returncode != 0:
+        raise SystemExit(f"the suite failed\n{done.stdout[-2_000:]}")
+    return seconds
+
+
+def main() -> None:
+    """Measure and print."""
+    for kind, found in server_seconds().items():
+        print(f"embedded server, {kind}: {statistics.median(found):.3f} s ({min(found):.3f} to {max(found):.3f})")
+    loading = loading_ms()
+    print(f"loading it, CPU: {statistics.median(loading):.1f} ms ({min(loading):.1f} to {max(loading):.1f})")
+    print(f"{_TESTS} tests with a database each: {suite_seconds():.1f} s")
+
+
+if __name__ == "__main__":
+    main()
