@@ -12,14 +12,15 @@
 -- epoch that it was claimed with, sweep deletes it when the lease ran out, an operator deletes the
 -- troubleshooting row. Locks are always taken in that order: the live row, then process, then command.
 --
--- Sets come in as one JSON parameter, read once by json_to_recordset. PostgreSQL has no statistics for such
--- sets, so the plans are pinned to nested loops over the primary keys; what a row is
+-- Sets come in as one JSON parameter, read once by json_to_recordset, or, where it is to be quick, as columns: an array
+-- for each. PostgreSQL has no statistics for such sets, so the plans are pinned to nested loops over keys; what a row is
 -- compared with comes out of the set too (the worker), since a constant would tempt the planner to begin at the queue.
 -- Where the first rows of a domain are sought, = ANY and the order by domain leave only the index on (domain, seq): with
 -- a plain = the planner may go by seq alone, past the backlog of every other domain, or sort the whole backlog.
 
--- New commands, as rows of JSON (those that a settle sends), or as columns: one array for each, no element or no array for
--- what a command has not. Their place in the batch p_batch counts from p_first_ordinal. A NULL id is no command.
+-- New commands, as rows of JSON (those that a reply's router or an operator sends), or as columns: one array for each,
+-- no element or no array for what a command has not. Their place in the batch p_batch counts from p_first_ordinal. A
+-- NULL id is no command.
 CREATE FUNCTION commandbus.enqueue(
     p_commands json, p_command_ids uuid[] DEFAULT NULL, p_domains text[] DEFAULT NULL,
     p_command_types text[] DEFAULT NULL, p_payloads json[] DEFAULT NULL, p_max_attempts integer[] DEFAULT NULL,
@@ -324,64 +325,113 @@ $$;
 -- Commands whose process was cancelled since they were claimed are left alone too, unless p_canceling names them: the
 -- worker has to decide about them again, knowing that (`canceling`).
 -- A settle whose answer was lost on the way may be sent again: what it settled then is not lost.
+-- It takes columns, one array for each. Those commands come first after which another is sent (p_next_ids and the
+-- following), then the others that advance their process (p_process_ids and the following); no array for what none has.
+-- A command with an event is one of p_outcomes too, which record_outcomes takes; one without is COMPLETED, and nobody
+-- waits for its reply.
 CREATE FUNCTION commandbus.settle(
-    p_domain text, p_worker integer, p_seqs bigint[], p_epochs integer[],
-    p_outcomes json, p_advances json, p_sends json, p_canceling bigint[] DEFAULT '{}',
-    OUT lost bigint[], OUT canceling bigint[])
+    p_domain text, p_worker integer, p_command_ids uuid[], p_epochs integer[], p_canceling uuid[] DEFAULT '{}',
+    p_outcomes json DEFAULT NULL, p_events text[] DEFAULT NULL, p_results json[] DEFAULT NULL,
+    p_details json[] DEFAULT NULL,
+    p_process_ids uuid[] DEFAULT NULL, p_statuses text[] DEFAULT NULL, p_steps text[] DEFAULT NULL,
+    p_states json[] DEFAULT NULL, p_visits json[] DEFAULT NULL, p_undos json[] DEFAULT NULL,
+    p_undone_statuses text[] DEFAULT NULL, p_error_codes text[] DEFAULT NULL, p_error_messages text[] DEFAULT NULL,
+    p_next_ids uuid[] DEFAULT NULL, p_domains text[] DEFAULT NULL, p_command_types text[] DEFAULT NULL,
+    p_payloads json[] DEFAULT NULL, p_times integer[] DEFAULT NULL, p_max_attempts integer[] DEFAULT NULL,
+    p_compensates uuid[] DEFAULT NULL,
+    OUT lost uuid[], OUT canceling uuid[])
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
 AS $$
 DECLARE
-    v_ours bigint[];
+    v_now   timestamptz := commandbus.now();
+    v_ours  uuid[];
+    v_woken integer;
 BEGIN
     lost := '{}';
     canceling := '{}';
-    WITH ours AS (
-        DELETE FROM commandbus.queue q
-         USING unnest(p_seqs, p_epochs, array_fill(p_worker, ARRAY[cardinality(p_seqs)])) AS s (seq, epoch, worker_id)
-         WHERE q.seq = s.seq AND q.epoch = s.epoch AND q.worker_id = s.worker_id
-           AND (NOT q.canceling OR q.seq = ANY (p_canceling))
-        RETURNING q.seq
+    WITH s AS MATERIALIZED (
+        SELECT x.*, p_worker AS worker_id
+          FROM unnest(p_command_ids, p_epochs, p_events, p_results, p_details,
+                      p_process_ids, p_statuses, p_steps, p_states, p_visits, p_undos, p_undone_statuses,
+                      p_error_codes, p_error_messages,
+                      p_next_ids, p_domains, p_command_types, p_payloads, p_times, p_max_attempts, p_compensates) AS x (
+               command_id, epoch, event, result, details,
+               process_id, status, step, state, visits, undo, undone_status, error_code, error_message,
+               next_id, domain, command_type, payload, visit, max_attempts, compensates)
+    ), ours AS (
+        DELETE FROM commandbus.queue q USING s
+         WHERE q.command_id = s.command_id AND q.epoch = s.epoch AND q.worker_id = s.worker_id
+           AND (NOT q.canceling OR q.command_id = ANY (p_canceling))
+        RETURNING s.*, q.failures + 1 AS attempts, q.max_attempts AS most_attempts
+    ), completed AS (
+        UPDATE commandbus.command c
+           SET status = 'COMPLETED', result = o.result, error_code = NULL, error_message = NULL, attempts = o.attempts,
+               max_attempts = coalesce(o.most_attempts, c.max_attempts), updated_at = v_now, completed_at = v_now
+          FROM ours o WHERE o.event IS NULL AND c.command_id = o.command_id
+    ), advanced AS (
+        UPDATE commandbus.process p
+           SET status = o.status, current_step = o.step, state = o.state, command_id = o.next_id,
+               visits = o.visits, undo = o.undo, undone_status = o.undone_status,
+               error_code = coalesce(o.error_code, p.error_code),
+               error_message = coalesce(o.error_message, p.error_message),
+               updated_at = v_now, completed_at = CASE WHEN o.next_id IS NULL THEN v_now END
+          FROM ours o WHERE p.process_id = o.process_id
+    ), sent AS (
+        INSERT INTO commandbus.command (command_id, domain, command_type, payload, max_attempts, correlation_id,
+                                        process_id, step, visit, compensates, created_at, updated_at)
+        SELECT next_id, domain, command_type, payload, max_attempts, process_id,
+               process_id, step, visit, compensates, v_now, v_now
+          FROM ours WHERE next_id IS NOT NULL
+    ), queued AS (
+        INSERT INTO commandbus.queue (domain, command_id, command_type, max_attempts, queued_at)
+        SELECT domain, next_id, command_type, max_attempts, v_now FROM ours WHERE next_id IS NOT NULL
+    ), audited AS (
+        INSERT INTO commandbus.event (command_id, type, ts, epoch, worker_id, attempt, details)
+        SELECT command_id, 'COMPLETED', v_now, epoch, p_worker, attempts, details FROM ours WHERE event IS NULL
+         UNION ALL
+        SELECT next_id, 'SENT', v_now, NULL, NULL, NULL, NULL FROM ours WHERE next_id IS NOT NULL
+    ), woken AS (
+        SELECT pg_notify(commandbus.channel(d.domain), '')
+          FROM (SELECT DISTINCT o.domain FROM ours o WHERE o.next_id IS NOT NULL) d
     )
-    SELECT coalesce(array_agg(seq), '{}') INTO v_ours FROM ours;
+    SELECT coalesce(array_agg(o.command_id), '{}'), (SELECT count(*) FROM woken) INTO v_ours, v_woken FROM ours o;
 
-    IF cardinality(v_ours) < cardinality(p_seqs) THEN
-        SELECT coalesce(array_agg(q.seq), '{}') INTO canceling
-          FROM unnest(p_seqs, p_epochs, array_fill(p_worker, ARRAY[cardinality(p_seqs)])) AS s (seq, epoch, worker_id)
-          JOIN commandbus.queue q ON q.seq = s.seq
-         WHERE q.epoch = s.epoch AND q.worker_id = s.worker_id AND q.canceling;
-        WITH late AS (
-            SELECT x.seq, x.command_id, x.epoch, x.event
-              FROM json_to_recordset(p_outcomes) AS x (seq bigint, command_id uuid, epoch integer, event text)
-             WHERE NOT x.seq = ANY (v_ours) AND NOT x.seq = ANY (settle.canceling)
+    IF cardinality(v_ours) < cardinality(p_command_ids) THEN
+        WITH missing AS MATERIALIZED (
+            SELECT x.command_id, x.epoch, coalesce(x.event, 'COMPLETED') AS event, p_worker AS worker_id
+              FROM unnest(p_command_ids, p_epochs, p_events) AS x (command_id, epoch, event)
+             WHERE x.command_id <> ALL (v_ours)
+        ), waits AS MATERIALIZED (
+            SELECT m.command_id
+              FROM missing m
+              JOIN commandbus.queue q ON q.command_id = m.command_id
+             WHERE q.epoch = m.epoch AND q.worker_id = m.worker_id AND q.canceling
+        ), late AS (
+            SELECT m.* FROM missing m
+             WHERE NOT EXISTS (SELECT FROM waits w WHERE w.command_id = m.command_id)
                AND NOT EXISTS (
                     SELECT FROM commandbus.event e
-                     WHERE e.command_id = x.command_id AND e.epoch = x.epoch AND e.worker_id = p_worker
-                       AND e.type = x.event)
+                     WHERE e.command_id = m.command_id AND e.epoch = m.epoch AND e.worker_id = m.worker_id
+                       AND e.type = m.event)
         ), dropped AS (
             INSERT INTO commandbus.event (command_id, type, ts, epoch, worker_id, details)
-            SELECT l.command_id, 'LATE_OUTCOME_DROPPED', commandbus.now(), l.epoch, p_worker,
+            SELECT l.command_id, 'LATE_OUTCOME_DROPPED', v_now, l.epoch, p_worker,
                    json_build_object('outcome', l.event)
               FROM late l
               JOIN commandbus.command c ON c.command_id = l.command_id    -- a pruned one has no trail any more
                FOR KEY SHARE OF c
         )
-        SELECT coalesce(array_agg(seq), '{}') INTO lost FROM late;
-        SELECT coalesce(json_agg(x), '[]') INTO p_outcomes FROM json_array_elements(p_outcomes) x
-         WHERE (x ->> 'seq')::bigint = ANY (v_ours);
-        SELECT coalesce(json_agg(x), '[]') INTO p_advances FROM json_array_elements(p_advances) x
-         WHERE (x ->> 'seq')::bigint = ANY (v_ours);
-        SELECT coalesce(json_agg(x), '[]') INTO p_sends FROM json_array_elements(p_sends) x
-         WHERE (x ->> 'seq')::bigint = ANY (v_ours);
+        SELECT (SELECT coalesce(array_agg(w.command_id), '{}') FROM waits w),
+               (SELECT coalesce(array_agg(l.command_id), '{}') FROM late l)
+          INTO canceling, lost;
+        SELECT json_agg(x) INTO p_outcomes FROM json_array_elements(p_outcomes) x
+         WHERE (x ->> 'command_id')::uuid = ANY (v_ours);
     END IF;
 
-    PERFORM commandbus.record_outcomes(p_worker, p_outcomes);
-    IF p_advances IS NOT NULL THEN
-        PERFORM commandbus.advance_processes(p_advances);
-    END IF;
-    IF p_sends IS NOT NULL THEN
-        PERFORM commandbus.enqueue(p_sends);
+    IF p_outcomes IS NOT NULL THEN
+        PERFORM commandbus.record_outcomes(p_worker, p_outcomes);
     END IF;
 END
 $$;

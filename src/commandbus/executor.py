@@ -46,11 +46,11 @@ class Executor:
         context = run.context
         return failed(error, run.failures, context.max_attempts, self._policy, context.details)
 
-    async def _call(self, run: "Run") -> Result:
+    def _call(self, run: "Run") -> Awaitable[Result]:
         call: Callable[[], Awaitable[Result]] = self._handler_call(run)
         for layer in reversed(self._middleware):
             call = _wrapped(layer, run.context, call)
-        return await call()
+        return call()
 
     def _handler_call(self, run: "Run") -> Callable[[], Awaitable[Result]]:
         function, context = run.handler.function, run.context

@@ -13,6 +13,7 @@ HANDLER_NOT_FOUND = "HANDLER_NOT_FOUND"
 UNHANDLED_EXCEPTION = "UNHANDLED_EXCEPTION"
 INVALID_RESULT = "INVALID_RESULT"
 SETTLE_FAILED = "SETTLE_FAILED"
+_COMPLETED, _SUCCESS = CommandStatus.COMPLETED, ReplyOutcome.SUCCESS  # before Python 3.12 a member is found slowly
 EFFECT_UNKNOWN = frozenset({INVALID_RESULT, SETTLE_FAILED})  # the handler returned, so that it has done something
 
 
@@ -43,16 +44,8 @@ def completed(result: object, failures: int, details: dict[str, Any], *, event: 
     details = _whole(details)
     if safe.changed:
         details["result_sanitised"] = True
-    return Outcome(
-        event=event,
-        failures=failures,
-        attempts=failures + 1,
-        status=CommandStatus.COMPLETED,
-        reply=ReplyOutcome.SUCCESS,
-        result=None if result is None else safe.json,
-        value=None if result is None else safe.value,
-        details=details,
-    )
+    text, value = (None, None) if result is None else (safe.json, safe.value)
+    return Outcome(event, failures, failures + 1, _COMPLETED, _SUCCESS, text, value, details=details)
 
 
 def failed(

@@ -50,10 +50,10 @@ def dump_payload(data: object, *, limit: int = MAX_BYTES, what: str = "data") ->
     """
     if not isinstance(data, dict):
         raise InvalidPayloadError(what, f"a JSON object (a dict) is needed, not {_type_name(data)}")
-    raw = _dump_plain(data)
-    if raw is None:
-        _check(data, limit, what)
-        raw = _dump_checked(data)
+    if (text := _dump_plain(data, limit)) is not None:
+        return text
+    _check(data, limit, what)
+    raw = _dump_checked(data)
     if len(raw) > limit:
         raise InvalidPayloadError(what, _too_large(limit, f"{len(raw):,}"))
     return raw.decode()
@@ -103,7 +103,7 @@ def _is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
-def _dump_plain(data: dict[Any, Any]) -> bytes | None:
+def _dump_plain(data: dict[Any, Any], limit: int) -> str | None:
     """The common small payload, without a look at each value; None when anything about it needs one."""
     if type(data) is not dict:
         return None
@@ -114,7 +114,10 @@ def _dump_plain(data: dict[Any, Any]) -> bytes | None:
         raw = orjson.dumps(data, option=_OPTIONS)
     except TypeError:
         return None
-    return None if b"\\u0000" in raw else raw  # it may stand for the character that PostgreSQL cannot read back
+    text = raw.decode()
+    if len(raw) > limit or "\\u0000" in text:  # that may stand for the character that PostgreSQL cannot read back
+        return None
+    return text
 
 
 def _is_plain(data: dict[Any, Any]) -> bool:
@@ -258,8 +261,8 @@ def sanitise(value: object, *, limit: int = MAX_BYTES, what: str = "result") -> 
     if value is None:
         return _NOTHING
     try:
-        if isinstance(value, dict) and (raw := _dump_plain(value)) is not None and len(raw) <= limit:
-            return Sanitised(value, raw.decode(), False)
+        if isinstance(value, dict) and (text := _dump_plain(value, limit)) is not None:
+            return Sanitised(value, text, False)
         cleaner = _Cleaner(limit)
         safe = cleaner.clean(value, 0)
         raw = orjson.dumps(safe)
@@ -351,7 +354,7 @@ class _Cleaner:
     def _scalar(self, value: object, depth: int) -> Any:
         if isinstance(value, int):
             plain = int.__int__(value)
-            if -_SMALL <= plain < _SMALL:
+            if -_SMALL <= plain < 2 * _SMALL:  # what orjson writes
                 return plain
             if -_TOO_LONG < plain < _TOO_LONG:
                 return self._replace(str(plain))

@@ -5,15 +5,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
 
+import orjson
 from orjson import Fragment
 
 from commandbus._core.connection import Connection
 from commandbus._core.process_sql import ProcessParsers
 from commandbus._core.queue_sql import Claimed
 from commandbus.handler import HandlerContext
-from commandbus.models import CommandStatus, ReplyOutcome
+from commandbus.models import ReplyOutcome
 from commandbus.outcome import Outcome, canceled
-from commandbus.payload import load_payload, sanitise
+from commandbus.payload import sanitise
 from commandbus.process import advance
 from commandbus.process.decide import Manager, Process, may_decide
 from commandbus.process.models import CancelRequest, ProcessResponse
@@ -33,6 +34,23 @@ class Finished:
     context: HandlerContext | None = None
 
 
+def split_group(finished: Sequence[Finished], most: int) -> tuple[list[Finished], list[Finished]]:
+    """Split off those to settle next, at most `most`: no command twice, the older claim first. Returns the rest too.
+
+    A worker that could not settle for longer than a lease may have claimed the command again, and finished both claims.
+    """
+    group: list[Finished] = []
+    rest: list[Finished] = []
+    seqs: set[int] = set()
+    for f in finished:
+        if len(group) < most and f.claimed.seq not in seqs:
+            seqs.add(f.claimed.seq)
+            group.append(f)
+        else:
+            rest.append(f)
+    return group, rest
+
+
 def process_address(process_type: str) -> str:
     """Where the replies for a process's manager wait when it lives in another application."""
     return f"process:{process_type}"
@@ -47,7 +65,7 @@ class Settlement:
         self.managers = managers
 
     async def settle(self, conn: Connection, finished: Sequence[Finished]) -> set[int]:
-        """Record all of `finished` that is still this worker's; returns the seqs of what was not.
+        """Record all of `finished` that is still this worker's, no command twice; returns the seqs of what was not.
 
         One transaction of its own, or the connection's open one. Commands whose processes were cancelled while they
         were in flight are decided about again, knowing that, and settled by a second one.
@@ -65,18 +83,17 @@ class Settlement:
         requests = await self._requests(conn, finished)
         replies = [(f, *reply) for f in finished if (reply := self._reply(f, requests)) is not None]
         advances = await advance.plan(conn, [(manager, process, response) for _, manager, process, response in replies])
-        seqs = [f.claimed.seq for f, *_ in replies]
-        if not any(a.decision.send is not None and a.manager.is_hooked for a in advances):
-            return await self._store(conn, finished, seqs, advances)
+        advanced = [(f, a) for (f, *_), a in zip(replies, advances, strict=True)]
+        if not any(a.manager.is_hooked and a.decision.send is not None for a in advances):
+            return await self._store(conn, finished, advanced)
         async with conn.transaction():
             ours = await queue.lock_claims(conn, self.domain, self.worker_id, [f.claimed for f in finished])
             surprises = {f.claimed.seq for f in finished if ours.get(f.claimed.seq) and not f.claimed.canceling}
             if surprises:  # no hook is called for what is not going to be sent
                 finished = [f for f in finished if f.claimed.seq not in surprises]
-                kept = [(seq, a) for seq, a in zip(seqs, advances, strict=True) if seq not in surprises]
-                seqs, advances = [seq for seq, _ in kept], [a for _, a in kept]
-            await advance.run_hooks(conn, [a for seq, a in zip(seqs, advances, strict=True) if seq in ours])
-            lost, _ = await self._store(conn, finished, seqs, advances)
+                advanced = [(f, a) for f, a in advanced if f.claimed.seq not in surprises]
+            await advance.run_hooks(conn, [a for f, a in advanced if f.claimed.seq in ours])
+            lost, _ = await self._store(conn, finished, advanced)
             return lost, surprises
 
     async def _requests(self, conn: Connection, finished: Sequence[Finished]) -> dict[UUID, CancelRequest]:
@@ -91,18 +108,24 @@ class Settlement:
         return requests
 
     async def _store(
-        self, conn: Connection, finished: Sequence[Finished], seqs: Sequence[int], advances: Sequence[advance.Advance]
+        self, conn: Connection, finished: Sequence[Finished], advanced: list[tuple[Finished, advance.Advance]]
     ) -> tuple[set[int], set[int]]:
-        advanced, sends = advance.rows(advances)
-        for row, seq in zip(advanced, seqs, strict=True):
-            row["seq"] = seq
-        sending = [seq for seq, a in zip(seqs, advances, strict=True) if a.decision.send is not None]
-        for row, seq in zip(sends, sending, strict=True):
-            row["seq"] = seq
-        here = set(seqs)
-        outcomes = [self._outcome_row(f, f.claimed.seq in here) for f in finished]
+        advance.tell_failures([a for _, a in advanced])
+        advanced.sort(key=lambda pair: pair[1].decision.send is None)
+        here = {f.claimed.seq for f, _ in advanced}
+        alone = [f for f in finished if f.claimed.seq not in here]
+        outcomes = [self._outcome_row(f, {}) for f, _ in advanced if f.outcome.event != "COMPLETED"]
+        for f in alone:
+            reply = self._reply_row(f.claimed, f.outcome.reply)
+            if reply or f.outcome.event != "COMPLETED":
+                outcomes.append(self._outcome_row(f, reply))
         return await queue.settle(
-            conn, self.domain, self.worker_id, [f.claimed for f in finished], outcomes, advanced, sends
+            conn,
+            self.domain,
+            self.worker_id,
+            [(f.claimed, f.outcome) for f in (*(f for f, _ in advanced), *alone)],
+            [(a.process, a.decision) for _, a in advanced],
+            outcomes,
         )
 
     def _reply(
@@ -113,72 +136,55 @@ class Settlement:
         manager = self.managers.get(claimed.process_type or "")
         if outcome.reply is None or claimed.process_id is None or manager is None:
             return None
-        process = Process(
-            process_id=claimed.process_id,
-            process_type=manager.process_type,
-            domain=manager.domain,
-            state=claimed.state or "{}",
-            command_id=claimed.command_id,
-            step=claimed.step or "",
-            compensates=claimed.compensates,
-            batch_id=claimed.process_batch_id,
-            ordinal=claimed.process_ordinal,
-            visits=load_payload(claimed.visits or "{}"),
-            undo=ProcessParsers.undo(claimed.undo),
-            undone_status=claimed.undone_status,
-            cancel=requests.get(claimed.process_id) if claimed.canceling else None,
+        process = Process(  # by position: names would take as long again
+            claimed.process_id,
+            manager.process_type,
+            manager.domain,
+            claimed.state or "{}",
+            claimed.command_id,
+            claimed.step or "",
+            claimed.compensates,
+            claimed.process_batch_id,
+            claimed.process_ordinal,
+            orjson.loads(claimed.visits or "{}"),
+            ProcessParsers.undo(claimed.undo) if claimed.undo else (),
+            claimed.undone_status,
+            requests.get(claimed.process_id) if claimed.canceling else None,
         )
         response = ProcessResponse(
             claimed.command_id, outcome.reply, outcome.value, outcome.error_code, outcome.error_message
         )
         return (manager, process, response) if may_decide(manager, process, response) else None
 
-    def _outcome_row(self, finished: Finished, is_advanced: bool) -> dict[str, Any]:
+    def _outcome_row(self, finished: Finished, reply: dict[str, Any]) -> dict[str, Any]:
+        """What record_outcomes takes for a command that is not just completed."""
         claimed, outcome = finished.claimed, finished.outcome
-        row: dict[str, Any] = {
-            "seq": claimed.seq,
-            "command_id": claimed.command_id,
-            "epoch": claimed.epoch,
-            "event": outcome.event,
-            "attempts": outcome.attempts,
-            "max_attempts": claimed.max_attempts,
-        }
-        if outcome.status is not None:
-            row["status"] = outcome.status
-        if outcome.result is not None:
-            row["result"] = Fragment(outcome.result)
         details = outcome.details if outcome.delay is None else {**outcome.details, "delay": outcome.delay}
-        if details:
-            row["details"] = Fragment(sanitise(details).json)
-        if outcome.status is not CommandStatus.COMPLETED:
-            row.update(self._failure(finished))
-        if outcome.reply is not None and not is_advanced:
-            row.update(self._reply_row(claimed, outcome.reply))
-        return row
-
-    def _failure(self, finished: Finished) -> dict[str, Any]:
-        claimed, outcome = finished.claimed, finished.outcome
         return {
+            "command_id": claimed.command_id,
             "domain": self.domain,
             "command_type": claimed.command_type,
-            "process_id": claimed.process_id,
+            "event": outcome.event,
+            "status": outcome.status,
+            "result": None if outcome.result is None else Fragment(outcome.result),
             "error_code": outcome.error_code,
             "error_message": outcome.error_message,
+            "attempts": outcome.attempts,
+            "epoch": claimed.epoch,
             "failures": outcome.failures,
             "past_failures": claimed.past_failures,
             "lost_leases": claimed.lost_leases,
+            "max_attempts": claimed.max_attempts,
             "delay": outcome.delay,
+            "details": Fragment(sanitise(details).json) if details else None,
+            "process_id": claimed.process_id,
+            **reply,
         }
 
     @staticmethod
-    def _reply_row(claimed: Claimed, outcome: ReplyOutcome) -> dict[str, Any]:
-        """A terminal command's reply, which somebody else is to read."""
+    def _reply_row(claimed: Claimed, outcome: ReplyOutcome | None) -> dict[str, Any]:
+        """A terminal command's reply, which somebody else is to read; empty when there is none, or nobody."""
         reply_to = claimed.reply_to if claimed.process_type is None else process_address(claimed.process_type)
-        if reply_to is None:
+        if outcome is None or reply_to is None:
             return {}
-        return {
-            "reply_to": reply_to,
-            "reply_outcome": outcome,
-            "correlation_id": claimed.correlation_id,
-            "process_id": claimed.process_id,
-        }
+        return {"reply_to": reply_to, "reply_outcome": outcome, "correlation_id": claimed.correlation_id}

@@ -172,6 +172,7 @@ class BatchHandle(ABC):
             self._runtime.check_workers()
             if settled_count(await self._runtime.outlasting(self.refresh)) >= self._stats.total_count:
                 self._runtime.waited = True
+                await self._runtime.remember_trail()
                 return
             if looked_at > deadline:
                 raise BatchTimeoutError(await self._timeout_text(timeout))

@@ -185,6 +185,7 @@ class ProcessPool(WorkerPool):
             "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),  # noqa: PTH109  '' is the directory
             "PYTHONUNBUFFERED": "1",
             "COMMANDBUS_DSN": str(self._runtime.database.dsn),
+            "PGAPPNAME": self._runtime.workers_name,
         }
         if faults is not None:
             environment |= {"COMMANDBUS_DSN": faults.worker_dsn(application), DESK: faults.desk_path}

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import os
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .connections import Demand, Room
     from .database import Database
     from .faults.session import Faults
+    from .ledger import Trail
     from .oracle import Prediction
     from .process_batch import ProcessBatch
     from .worker_pool import WorkerPool
@@ -41,11 +43,13 @@ class Runtime:
     shares its database with one that audits it. skips_time: waiting takes no real time. sections: (title,
     text) of the failure report. objections: what the test fails for at its end. batches, worker_pools: what the test
     made so far. is_example: one of many of this test; its idle_markers are what chaos markers say in vain, which
-    another example may not.
+    another example may not. ledger, trail: what it saw of the bus from outside, and the audit trail as it was at the
+    first look.
     """
 
     def __init__(self, item: pytest.Item, database: "Database") -> None:
         from .clock import Clock
+        from .ledger import Ledger
         from .pools import LazyPool
 
         self.item = item
@@ -61,6 +65,9 @@ class Runtime:
         self.objections: list[str] = []
         self.batches: list[ProcessBatch | CommandBatch] = []
         self.worker_pools: list[WorkerPool] = []
+        self.ledger = Ledger()
+        self.trail: Trail | None = None
+        self.workers_name = f"cb-{os.getpid()}-{id(self):x}"  # as the server knows its workers
         self.is_example = False
         self.idle_markers: Sequence[str] = ()
         with_faults = markers.has_faults(item)
@@ -313,6 +320,14 @@ class Runtime:
                     raise
                 await asyncio.sleep(_LOOK_SECONDS)
 
+    async def remember_trail(self) -> None:
+        """Remember the audit trail as it is now, unless an earlier one is remembered: it only grows."""
+        from .ledger import Trail
+
+        if self.trail is None:
+            async with self.pool.connection() as connection:
+                self.trail = await Trail.read(connection)
+
     def check_workers(self) -> None:
         """Raise WorkerDiedError if a worker ended by itself."""
         __tracebackhide__ = True
@@ -363,6 +378,7 @@ class Runtime:
         await known.start_many(
             expand_data(initial_data, ordinals), batch_id=batch_id, first_ordinal=first_ordinal, on_progress=on_progress
         )
+        self.ledger.fill(batch_id, count)
         batch = ProcessBatch(
             self, known, batch_id, await bus.get_batch(known.domain, batch_id), ordinals=ordinals, number=number
         )
@@ -395,6 +411,7 @@ class Runtime:
             batch_id = await bus.create_batch(domain, commands, name=name or self.item.name, conn=connection)
             self.batch_numbers[str(batch_id)] = number
             await BehaviorRepository().number_batch(batch_id, number, conn=connection)
+        self.ledger.fill(batch_id, len(commands))
         batch = CommandBatch(self, domain, batch_id, await bus.get_batch(domain, batch_id))
         self.batches.append(batch)
         if workers:

@@ -1,7 +1,7 @@
 """What was sent since a moment: the assertion on it, and the block that begins one."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
@@ -10,13 +10,15 @@ from uuid import UUID
 
 import pytest
 
-from commandbus import CommandBus
+from commandbus import BatchCommand, CommandBus, SendRequest
 from commandbus.payload import dump_payload, load_payload
 
 from . import assertions_sql
 from .assertions import SHOWN, check_nothing_left, check_within, poll
 
 if TYPE_CHECKING:
+    from commandbus._core.connection import Connection
+
     from .runtime import Runtime
 
 
@@ -140,6 +142,29 @@ class BusHandle(CommandBus):
         super().__init__(runtime.pool)
         self._runtime = runtime
         self._sendings = Sendings(runtime, since)
+
+    async def send(self, *, command_id: UUID, conn: "Connection | None" = None, **request: Any) -> UUID:
+        """As `CommandBus.send`; the audit holds it to what it acknowledges."""
+        sent = await super().send(command_id=command_id, conn=conn, **request)
+        if conn is None:  # the caller may still roll back
+            self._runtime.ledger.acknowledge([command_id])
+        return sent
+
+    async def send_batch(self, requests: Iterable[SendRequest], **options: Any) -> int:
+        """As `CommandBus.send_batch`; the audit holds it to what it acknowledges."""
+        sending = list(requests)
+        count = await super().send_batch(sending, **options)
+        self._runtime.ledger.acknowledge(request.command_id for request in sending)
+        return count
+
+    async def create_batch(
+        self, domain: str, batch_commands: Sequence[BatchCommand], *, conn: "Connection | None" = None, **options: Any
+    ) -> UUID:
+        """As `CommandBus.create_batch`; the audit holds it to what it acknowledges."""
+        batch_id = await super().create_batch(domain, batch_commands, conn=conn, **options)
+        if conn is None:
+            self._runtime.ledger.fill(batch_id, len(batch_commands))
+        return batch_id
 
     async def assert_sent(
         self,

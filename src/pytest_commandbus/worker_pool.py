@@ -133,6 +133,8 @@ class TaskPool(WorkerPool):
 
     async def start(self) -> None:
         """Start the workers."""
+        from psycopg.conninfo import make_conninfo
+
         from .pools import POOL_SIZE, LazyPool
 
         app = self._runtime.require_app("cb_worker_pool")
@@ -142,8 +144,11 @@ class TaskPool(WorkerPool):
         faults = self._runtime.faults
         if faults is not None:
             await faults.begin()
-        dsn = self._runtime.database.dsn if faults is None else faults.worker_dsn()
-        self._pool = LazyPool(dsn, max_size=size, name=f"cb-workers-{self._runtime.database.name}")
+        name = self._runtime.workers_name
+        dsn = self._runtime.database.dsn if faults is None else faults.worker_dsn(name)
+        self._pool = LazyPool(
+            make_conninfo(dsn, application_name=name), max_size=size, name=f"cb-workers-{self._runtime.database.name}"
+        )
         for domain in domains:
             for number in range(1, self._workers + 1):
                 worker = self._worker(app, domain, self._pool)
@@ -153,9 +158,11 @@ class TaskPool(WorkerPool):
         from commandbus import Worker
 
         from .behavior import chaos_middleware
+        from .witness import Witness
 
         options = dict(self._options)
-        middleware = list(options.pop("middleware", ()))  # the test's own, outermost: it sees what chaos raises
+        # The test's own come before chaos, so that they see what it raises.
+        middleware = [Witness(self._runtime.ledger), *options.pop("middleware", ())]
         if self._runtime.faults is not None:
             from .faults.middleware import FaultPoints
 

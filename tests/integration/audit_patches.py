@@ -16,7 +16,7 @@ def _zombie_after_the_end(bus: Bus) -> None:
     bus.send("b")
     late = bus.claim("b", lease="0")
     bus.settle(bus.claim("b", worker=2))
-    bus.settle(late)
+    bus.settle(late, "RETRY_SCHEDULED", delay=60)
 
 
 def _zombie_of_the_same_worker(bus: Bus) -> None:
@@ -70,6 +70,11 @@ def _complete(bus: Bus) -> None:
     bus.settle(bus.claim("a"))
 
 
+def _complete_for_nobody(bus: Bus) -> None:
+    bus.send("b")
+    bus.settle(bus.claim("b"))
+
+
 def _batch_of_failures(bus: Bus) -> None:
     bus.send("b", batch_id=str(bus.batch("batch", 1)))
     bus.settle(bus.claim("b"), "BUSINESS_RULE_FAILED")
@@ -107,8 +112,8 @@ def _process_cancelled(bus: Bus) -> None:
     bus.start("p")
     unknowing = bus.claim("p.one")
     bus.cancel("p")
-    bus.settle(unknowing, advance={"status": "WAITING_FOR_REPLY", "current_step": "two", "visits": {},
-                                   "command_id": str(bus.named("p.two"))}, sends=(bus.step("p", "two"),))  # fmt: skip
+    going_on = {"statuses": "WAITING_FOR_REPLY", "steps": "two"}
+    bus.settle(unknowing, advance=going_on, sends=(bus.step("p", "two"),))
 
 
 def _process_cancelled_and_parked(bus: Bus) -> None:
@@ -136,7 +141,7 @@ OPEN, WORKER_ALONE = "q.epoch >= s.epoch AND 0 <", "q.epoch >= s.epoch AND q.wor
 PATCHES = [
     Patch("S5", "settle without a fence", "settle", FENCE, OPEN, _zombie),
     Patch("S4", "settle again after the end", "settle",
-          "IF cardinality(v_ours) < cardinality(p_seqs) THEN", "IF false THEN", _zombie_after_the_end),
+          "IF cardinality(v_ours) < cardinality(p_command_ids) THEN", "IF false THEN", _zombie_after_the_end),
     Patch("S5", "settle fenced by the worker alone", "settle", FENCE, WORKER_ALONE, _zombie_of_the_same_worker),
     Patch("S12", "settle leaves the queue row", "settle", "DELETE FROM commandbus.queue q USING",
           "UPDATE commandbus.queue q SET worker_id = NULL, lease_until = NULL FROM", _complete),
@@ -189,19 +194,27 @@ PATCHES = [
           "a.epoch, a.past_failures, a.max_attempts, v_now", "0, a.past_failures, a.max_attempts, v_now", _second_life),
     Patch("S3", "a second life stays parked in name", "requeue", "SET status = 'PENDING',", "SET status = c.status,",
           _second_life),
-    Patch("S9", "a process does not advance", "settle", "IF p_advances IS NOT NULL THEN", "IF false THEN",
-          _process_ends),
-    Patch("S12", "a process's next command is not sent", "settle", "IF p_sends IS NOT NULL THEN", "IF false THEN",
-          _process),
+    Patch("S3", "completions are not stored", "settle", "FROM ours o WHERE o.event IS NULL AND",
+          "FROM ours o WHERE false AND", _complete_for_nobody),
+    Patch("S3", "completions are not audited", "settle", "FROM ours WHERE event IS NULL",
+          "FROM ours WHERE false", _complete_for_nobody),
+    Patch("S13", "no end of a completion is stored", "settle", "completed_at = v_now", "completed_at = NULL",
+          _complete_for_nobody),
+    Patch("S9", "a process does not advance", "settle", "FROM ours o WHERE p.process_id",
+          "FROM ours o WHERE false AND p.process_id", _process_ends),
+    Patch("S12", "a process's next command is not sent", "settle", "FROM ours WHERE next_id IS NOT NULL",
+          "FROM ours WHERE false", _process),
+    Patch("S3", "a process's next command is not audited", "settle", "FROM ours WHERE next_id IS NOT NULL ), woken",
+          "FROM ours WHERE false ), woken", _process),
     Patch("S11", "settle does not look for a cancel", "settle",
-          "AND (NOT q.canceling OR q.seq = ANY (p_canceling))", "", _process_cancelled),
+          "AND (NOT q.canceling OR q.command_id = ANY (p_canceling))", "", _process_cancelled),
     Patch("S11", "a cancel does not mark the command", "cancel_processes", "SET canceling = true",
           "SET canceling = false", _process_cancelled),
     Patch("S11", "a cancel is not kept with the process", "cancel_processes", "SET cancel_request = p_request,",
           "SET cancel_request = NULL,", _process_cancelled),
     Patch("S11", "a retried command forgets the cancel", "requeue", "p.cancel_request IS NOT NULL", "false",
           _process_cancelled_and_parked),
-    Patch("S13", "a process ends without an end", "advance_processes", "CASE WHEN a.ended THEN v_now END", "NULL",
+    Patch("S13", "a process ends without an end", "settle", "CASE WHEN o.next_id IS NULL THEN v_now END", "NULL",
           _process_ends),
     Patch("S10", "a batch keeps failures quiet", "sp_refresh_batch_stats", "AND v_failed + v_canceled > 0",
           "AND false", _batch_of_failures),

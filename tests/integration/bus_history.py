@@ -1,6 +1,7 @@
 """A history of the bus, written through the functions of its schema, in which every kind of path occurs once."""
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
@@ -16,6 +17,14 @@ Claim = dict[str, Any]
 STATUS = {"COMPLETED": "COMPLETED", "BUSINESS_RULE_FAILED": "FAILED", "MOVED_TO_TSQ": "IN_TROUBLESHOOTING_QUEUE",
           "OPERATOR_CANCEL": "CANCELED", "OPERATOR_COMPLETE": "COMPLETED", "CANCELED": "CANCELED"}  # fmt: skip
 REPLY = {"COMPLETED": "SUCCESS", "FAILED": "FAILED", "CANCELED": "CANCELED"}
+SETTLE = """
+    SELECT lost FROM commandbus.settle(
+        %(domain)s, %(worker)s, %(command_ids)s::uuid[], %(epochs)s::integer[], %(canceling)s::uuid[],
+        %(outcomes)s::json, %(events)s::text[], NULL, NULL,
+        %(process_ids)s::uuid[], %(statuses)s::text[], %(steps)s::text[], %(states)s::json[], %(visits)s::json[],
+        %(undos)s::json[], %(undone_statuses)s::text[], NULL, NULL,
+        %(next_ids)s::uuid[], %(domains)s::text[], %(command_types)s::text[], %(payloads)s::json[],
+        %(times)s::integer[], NULL, %(compensates)s::uuid[])"""
 
 
 @dataclass
@@ -67,24 +76,31 @@ class Bus:
         advance: dict[str, Any] | None = None,
         sends: tuple[dict[str, Any], ...] = (),
         reply_to: str | None = None,
-    ) -> list[int]:
+    ) -> list[UUID]:
         """Record an outcome; `advance` is what becomes of the process, in place of a reply. Returns what was lost."""
         failed = event in ("RETRY_SCHEDULED", "MOVED_TO_TSQ")
         outcome = self._outcome(claim, event, claim["failures"] + failed, claim["failures"] + 1)
-        outcome |= {"seq": claim["seq"], "delay": delay, "reply_to": reply_to or claim["reply_to"]}
+        outcome |= {"delay": delay, "reply_to": reply_to or claim["reply_to"]}
         if not (reply_to or claim["reply_to"]) or advance is not None:
             outcome["reply_outcome"] = None
-        advances = (
-            [{"seq": claim["seq"], "process_id": str(claim["process_id"]), "state": {}} | advance] if advance else []
-        )
-        lost: list[int] = self.rows(
-            "SELECT lost FROM commandbus.settle(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s,"
-            " %(outcomes)s, %(advances)s, %(sends)s, %(canceling)s)",
-            domain=DOMAIN, worker=claim["worker"], seqs=[claim["seq"]], epochs=[claim["epoch"]],
-            outcomes=json.dumps([outcome]), advances=json.dumps(advances),
-            sends=json.dumps([{"seq": claim["seq"], **send} for send in sends]),
-            canceling=[claim["seq"]] if claim["canceling"] else [],
-        )[0]["lost"]  # fmt: skip
+        is_recorded = event != "COMPLETED" or outcome["reply_outcome"] is not None
+        columns: dict[str, Any] = {
+            "command_ids": [claim["command_id"]],
+            "epochs": [claim["epoch"]],
+            "canceling": [claim["command_id"]] if claim["canceling"] else [],
+            "events": [event if is_recorded else None],
+        }
+        if advance is not None:
+            columns |= {"process_ids": [claim["process_id"]], "states": ["{}"], "visits": ["{}"]}
+            columns |= {name: [value] for name, value in advance.items()}
+        for send in sends:
+            columns |= {"next_ids": [send["command_id"]], "domains": [send["domain"]], "payloads": ["{}"],
+                        "command_types": [send["command_type"]], "times": [send["visit"]],
+                        "compensates": [send["compensates"]]}  # fmt: skip
+        none = dict.fromkeys(re.findall(r"%\((\w+)\)s", SETTLE))
+        columns |= {"domain": DOMAIN, "worker": claim["worker"]}
+        columns |= {"outcomes": json.dumps([outcome]) if is_recorded else None}
+        lost: list[UUID] = self.rows(SETTLE, **none | columns)[0]["lost"]
         return lost
 
     def _outcome(self, row: dict[str, Any], event: str, failures: int, attempts: int) -> dict[str, Any]:
@@ -161,13 +177,12 @@ class Bus:
         status: str | None = None,
     ) -> None:  # fmt: skip
         """Settle the step `done`, and go on with `then`, or end with `status`."""
-        row: dict[str, Any] = {"status": status, "current_step": then or done, "visits": {}, "ended": then is None}
+        row: dict[str, Any] = {"statuses": status, "steps": then or done}
         sends: tuple[dict[str, Any], ...] = ()
         if then:
-            row |= {"status": "COMPENSATING" if undoes else "WAITING_FOR_REPLY"}
-            row |= {"command_id": str(self.named(f"{process}.{then}"))}
+            row |= {"statuses": "COMPENSATING" if undoes else "WAITING_FOR_REPLY"}
             if undoes:
-                row |= {"undo": [], "undone_status": "CANCELED"}
+                row |= {"undos": "[]", "undone_statuses": "CANCELED"}
             sends = (self.step(process, then, undoes),)
         self.settle(self.claim(f"{process}.{done}"), event, advance=row, sends=sends)
 

@@ -28,7 +28,7 @@ GROUP = 20
 ROUNDS = 8  # from the sixth on PostgreSQL may use a generic plan
 MOST_ROWS = 10 * GROUP  # that one statement may touch in one table: bounded by its group, never by the backlog
 TABLES = ("command", "queue", "scheduled", "process", "event", "reply")
-ALWAYS = frozenset({"claim", "renew", "release", "settle", "lock_claims", "record_outcomes", "advance_processes"})
+ALWAYS = frozenset({"claim", "renew", "release", "settle", "lock_claims", "record_outcomes"})
 
 # Of one domain: what is due now, or (waiting) retries that are not due yet.
 FILL = """

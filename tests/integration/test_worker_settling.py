@@ -6,11 +6,19 @@ from uuid import UUID
 import pytest
 
 from commandbus._core.queue_sql import Claimed
+from commandbus.executor import Run
+from commandbus.handler import RegisteredHandler
 from commandbus.outcome import Outcome, completed, failed
 from commandbus.policies import RetryPolicy
+from commandbus.process.router import ProcessReplyRouter
 from commandbus.repositories import queue, workers
 from commandbus.settlement import Finished, Settlement
-from tests.integration.worker_kit import Bench
+from commandbus.worker.claiming import context_of
+from commandbus.worker.lanes import Lane, Pending
+from commandbus.worker.leases import CommandLease
+from commandbus.worker.reserved import ReservedConnection
+from commandbus.worker.settling import Settling
+from tests.integration.worker_kit import PATIENCE, Bench
 
 pytestmark = pytest.mark.asyncio
 
@@ -34,6 +42,14 @@ async def settle(bench: Bench, worker_id: int, outcomes: list[tuple[Claimed, Out
     async with bench.pool.connection() as conn:
         finished = [Finished(claimed, outcome) for claimed, outcome in outcomes]
         return await Settlement(bench.domain, worker_id, {}).settle(conn, finished)
+
+
+def pending(bench: Bench, claimed: Claimed) -> Pending:
+    """A claim whose handler has ended."""
+    lease = CommandLease(claimed, bench.pool, Settlement(bench.domain, 0, {}))
+    context = context_of(claimed, Settlement(bench.domain, 0, {}), lease)
+    handler = RegisteredHandler(bench.domain, claimed.command_type, lambda command, context: None, False, "ping")
+    return Pending(claimed, Run(context, handler, claimed.failures, 0.0), 0.0, Lane(1))
 
 
 def outcome_of(claimed: Claimed, kind: str) -> Outcome:
@@ -67,6 +83,27 @@ async def test_in_a_group_only_what_was_lost_is_dropped(bench: Bench) -> None:
     for command_id in ids[1:]:
         assert await bench.trail(command_id) == ["SENT", "RECEIVED", "COMPLETED"]
     assert await settle(bench, heir, [(taken, outcome_of(taken, "COMPLETED"))]) == set()
+
+
+async def test_a_worker_that_claimed_a_command_again_settles_its_newer_claim_only(bench: Bench) -> None:
+    worker_id = await register(bench)
+    command_id = await bench.send("Ping", reply_to="me")
+    (old,) = await claim(bench, worker_id)
+    await bench.skip(30)  # it could not settle for so long
+    (new,) = await claim(bench, worker_id)
+    conn, counts = ReservedConnection(bench.pool), workers.WorkerCounts()
+    settling = Settling(conn, Settlement(bench.domain, worker_id, {}), ProcessReplyRouter([]), counts, 1.0)
+    for claimed in (old, new):
+        settling.add(pending(bench, claimed), outcome_of(claimed, "COMPLETED"))
+    settles = asyncio.create_task(settling.run())
+    async with asyncio.timeout(PATIENCE):
+        await settling.flush()
+    settles.cancel()
+    await asyncio.wait([settles])
+    await conn.close()
+    assert await bench.trail(command_id) == ["SENT", "RECEIVED", "RECEIVED", "LATE_OUTCOME_DROPPED", "COMPLETED"]
+    assert await bench.execute("SELECT count(*) FROM commandbus.reply WHERE command_id = %s", command_id) == [(1,)]
+    assert (counts.completed, counts.dropped) == (1, 1)
 
 
 async def test_a_released_command_cannot_be_settled_under_the_old_claim(bench: Bench) -> None:

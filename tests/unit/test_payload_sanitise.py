@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from commandbus.payload import dump_payload, load_payload, sanitise, sanitise_text
@@ -20,7 +20,7 @@ from tests.json_values import any_texts, anything, objects
 def has_long_integer(value: Any) -> bool:
     if isinstance(value, dict | list):
         return any(map(has_long_integer, value.values() if isinstance(value, dict) else value))
-    return isinstance(value, int) and not -(2**63) <= value < 2**63
+    return isinstance(value, int) and not -(2**63) <= value < 2**64
 
 
 @given(anything)
@@ -32,6 +32,8 @@ def test_anything_becomes_storable(value: Any) -> None:
 
 
 @given(objects)
+@example({"large": 2**63, "nested": [{"larger": 2**64}]})
+@example({"large": 2**63})
 def test_what_is_valid_is_not_changed(data: dict[str, Any]) -> None:
     safe = sanitise(data)
     assert safe.changed == has_long_integer(data)

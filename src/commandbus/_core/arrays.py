@@ -51,9 +51,9 @@ def uuids(values: Sequence[UUID | None]) -> Packed:
     return _Uuids(values, [_NULL if v is None else _UUID_SIZE + v.bytes for v in values])
 
 
-def jsons(values: Sequence[str]) -> Packed:
+def jsons(values: Sequence[str | None]) -> Packed:
     """Give a json[] of JSON texts."""
-    return _Jsons(values, [_field(value.encode()) for value in values])
+    return _Jsons(values, [_NULL if value is None else _field(value.encode()) for value in values])
 
 
 def texts(values: Sequence[str | None]) -> Packed:
@@ -68,12 +68,13 @@ def integers(values: Sequence[int | None]) -> Packed:
     return _Integers(values, [fields[value] for value in values])
 
 
-async def execute(conn: Connection, statement: str, params: dict[str, Any]) -> None:
-    """Run a statement, whose parameters may be packed arrays, and throw its result away."""
+async def execute(conn: Connection, statement: str, params: dict[str, Any]) -> tuple[Any, ...] | None:
+    """Run a statement, whose parameters may be packed arrays; returns its first row."""
     async with conn.cursor() as cursor:
         for kind, dumper in _DUMPERS.items():
             cursor.adapters.register_dumper(kind, dumper)
         await cursor.execute(statement, params)
+        return await cursor.fetchone()
 
 
 def _field(value: bytes) -> bytes:

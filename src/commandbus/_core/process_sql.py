@@ -16,7 +16,7 @@ from commandbus.process.models import ProcessAuditEntry, ProcessMetadata, Proces
 
 
 class ProcessSQL:
-    """Every statement on processes; advances go through commandbus.advance_processes."""
+    """Every statement on processes; a settle advances them by its own, a reply by commandbus.advance_processes."""
 
     SELECT_COLUMNS = """process_id, domain, process_type, status, current_step, state::text, batch_id, ordinal,
            error_code, error_message, created_at, updated_at, completed_at"""
@@ -160,7 +160,7 @@ class ProcessParams:
 
     @staticmethod
     def advance(process_id: UUID, decision: Decision) -> dict[str, Any]:
-        """Give the row that ADVANCE and settle take."""
+        """Give the row that ADVANCE takes."""
         row: dict[str, Any] = {
             "process_id": process_id,
             "status": decision.status,

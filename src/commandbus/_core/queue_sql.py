@@ -1,4 +1,4 @@
-"""The worker's statements: claim, renew, release, settle, sweep."""
+"""The worker's statements: claim, renew, release, sweep. How it settles is in settle_sql."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,10 +65,6 @@ class QueueSQL:
         HAVING count(*) > 0"""
     LOCK_CLAIMS = """
         SELECT seq, canceling FROM commandbus.lock_claims(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s)"""
-    SETTLE = """
-        SELECT lost, canceling
-          FROM commandbus.settle(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s,
-                                 %(outcomes)s::json, %(advances)s::json, %(sends)s::json, %(canceling)s)"""
     SWEEP = "SELECT commandbus.sweep(%(domain)s, %(upto)s)"
 
     # When the next retry of a domain is due, as seconds from now on the bus's clock.

@@ -42,10 +42,15 @@ async def plan(conn: Connection, replies: Sequence[tuple[Manager, Process, Proce
     """Decide what each process does after its reply; reads the history of those that begin to compensate."""
     beginning = [p.process_id for _, p, response in replies if needs_history(p, response)]
     history = await _completed_steps(conn, beginning) if beginning else {}
-    return [
-        Advance(m, p, r, decide(m, p, r, uuid7(), history.get(p.process_id, ()) if history else ()))
-        for m, p, r in replies
-    ]
+    advances = []
+    command_id = uuid7()  # one that is not used is the next one's
+    for manager, process, response in replies:
+        completed = history.get(process.process_id, ()) if history else ()  # a UUID's hash takes its time
+        decision = decide(manager, process, response, command_id, completed)
+        advances.append(Advance(manager, process, response, decision))
+        if decision.send is not None:
+            command_id = uuid7()
+    return advances
 
 
 async def run_hooks(conn: Connection, advances: Sequence[Advance]) -> None:
@@ -101,14 +106,19 @@ async def apply(conn: Connection, replies: Sequence[tuple[Manager, Process, Proc
 
 
 def rows(advances: Sequence[Advance]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Give the rows for advance_processes and for enqueue; logs processes that failed by their manager's own code."""
-    for advance in advances:
-        if advance.decision.error is not None:
-            _tell(advance)
+    """Give the rows for advance_processes and for enqueue; tells failures as below."""
+    tell_failures(advances)
     return (
         [ProcessParams.advance(a.process.process_id, a.decision) for a in advances],
         [CommandParams.planned(a.process.process_id, a.decision.send) for a in advances if a.decision.send],
     )
+
+
+def tell_failures(advances: Sequence[Advance]) -> None:
+    """Log the processes that failed by their manager's own code."""
+    for advance in advances:
+        if advance.decision.error is not None:
+            _tell(advance)
 
 
 def _tell(advance: Advance) -> None:

@@ -27,6 +27,8 @@ from commandbus.process.state import dump_state, keep_unknown, load_state
 DECISION_FAILED = "PROCESS_DECISION_FAILED"
 _LONGEST_STEP = 200
 _MOST_ATTEMPTS = 2**31 - 1  # what the column holds
+_SUCCESS = ReplyOutcome.SUCCESS  # before Python 3.12 a member is found slowly
+_WAITING = ProcessStatus.WAITING_FOR_REPLY
 _RAISED = (Exception, SystemExit)  # a manager that calls sys.exit() must not end its worker, time and again
 
 
@@ -129,7 +131,7 @@ def decide_start(manager: Manager, state: Any, command_id: UUID) -> Decision:
         send = _plan(manager, step, state, command_id, {}, None)
     except _RAISED as error:
         return _failed(None, text, {}, f"{doing} raised {_spell(error)}", error=error)
-    return Decision(ProcessStatus.WAITING_FOR_REPLY, send.step, text, {send.step: 1}, send)
+    return Decision(_WAITING, send.step, text, {send.step: 1}, send)
 
 
 def decide(
@@ -141,14 +143,14 @@ def decide(
     """
     if process.compensates is not None:
         return _after_undo(manager, process, response, command_id)
-    if response.outcome is ReplyOutcome.SUCCESS:
+    if response.outcome is _SUCCESS:
         return _after_success(manager, process, response, command_id, completed)
     return _begin_undo(manager, process, response, command_id, completed)
 
 
 def needs_history(process: Process, response: ProcessResponse) -> bool:
     """Whether decide needs the completed steps: when it is to undo them."""
-    return process.compensates is None and (response.outcome is not ReplyOutcome.SUCCESS or process.cancel is not None)
+    return process.compensates is None and (response.outcome is not _SUCCESS or process.cancel is not None)
 
 
 def may_decide(manager: Manager, process: Process, response: ProcessResponse) -> bool:
@@ -160,8 +162,7 @@ def may_decide(manager: Manager, process: Process, response: ProcessResponse) ->
     if step_class is None:
         return True
     members = _members(step_class)
-    is_forward = not process.undo and not needs_history(process, response)
-    if is_forward and process.step in members:
+    if process.step in members and not process.undo and not needs_history(process, response):
         return True
     steps = {process.step, *(undo.step for undo in process.undo)} - {""}
     if needs_history(process, response):
@@ -192,7 +193,7 @@ def _after_success(
         send = _plan(manager, step, state, command_id, process.visits, None)
     except _RAISED as error:
         return _failed(process.step, text, process.visits, f"{doing} raised {_spell(error)}", error=error)
-    return Decision(ProcessStatus.WAITING_FOR_REPLY, send.step, text, {**process.visits, send.step: send.visit}, send)
+    return Decision(_WAITING, send.step, text, {**process.visits, send.step: send.visit}, send)
 
 
 def _undo_with_this(
@@ -224,7 +225,7 @@ def _begin_undo(
 
 
 def _after_undo(manager: Manager, process: Process, response: ProcessResponse, command_id: UUID) -> Decision:
-    if response.outcome is not ReplyOutcome.SUCCESS:
+    if response.outcome is not _SUCCESS:
         why = response.error_message or response.error_code or str(response.outcome)
         why = f"{process.step} was not undone: {why}"
         return _failed(process.step, process.state, process.visits, why, "UNDO_FAILED")
@@ -263,15 +264,15 @@ def _plan(
         raise ValueError(f"max_attempts must be from 1 to {_MOST_ATTEMPTS}, not {command.max_attempts}")
     data = command.data if isinstance(command.data, dict) else dump_state(command.data)
     return PlannedCommand(
-        command_id=command_id,
-        domain=manager.domain if command.domain is None else check_name(command.domain, "domain"),
-        command_type=check_name(command.command_type, "command type"),
-        data=data,
-        payload=dump_payload(data),
-        step=name,
-        visit=visits.get(name, 0) + 1,
-        compensates=compensates,
-        max_attempts=command.max_attempts,
+        command_id,
+        manager.domain if command.domain is None else check_name(command.domain, "domain"),
+        check_name(command.command_type, "command type"),
+        data,
+        dump_payload(data),
+        name,
+        visits.get(name, 0) + 1,
+        compensates,
+        command.max_attempts,
     )
 
 

@@ -28,12 +28,12 @@ class ProcessStatus(StrEnum):
     @property
     def is_terminal(self) -> bool:
         """Whether nothing can change it any more."""
-        return self in (
-            ProcessStatus.COMPLETED,
-            ProcessStatus.COMPENSATED,
-            ProcessStatus.FAILED,
-            ProcessStatus.CANCELED,
-        )
+        return self in _TERMINAL
+
+
+_TERMINAL = frozenset(
+    {ProcessStatus.COMPLETED, ProcessStatus.COMPENSATED, ProcessStatus.FAILED, ProcessStatus.CANCELED}
+)
 
 
 @runtime_checkable

@@ -4,11 +4,13 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-import orjson
 from psycopg.rows import args_row
 
+from commandbus._core.arrays import execute
 from commandbus._core.connection import Connection
 from commandbus._core.queue_sql import Claimed, QueueParams, QueueSQL
+from commandbus._core.settle_sql import Advanced, SettleParams, SettleSQL
+from commandbus.outcome import Outcome
 
 
 async def claim(
@@ -78,25 +80,20 @@ async def settle(
     conn: Connection,
     domain: str,
     worker_id: int,
-    claims: Sequence[Claimed],
-    outcomes: list[dict[str, Any]],
-    advances: list[dict[str, Any]],
-    sends: list[dict[str, Any]],
+    ended: Sequence[tuple[Claimed, Outcome]],
+    advanced: Sequence[Advanced],
+    outcomes: Sequence[dict[str, Any]],
 ) -> tuple[set[int], set[int]]:
-    """Record outcomes, advance processes and send the next commands.
+    """Record outcomes, advance processes and send the next commands: see SettleParams.settle.
 
     Returns the seqs that were lost, and those to decide about again since their processes were cancelled meanwhile.
     """
-    params = {
-        **QueueParams.claims(domain, worker_id, claims),
-        "outcomes": orjson.dumps(outcomes).decode(),
-        "advances": orjson.dumps(advances).decode() if advances else None,
-        "sends": orjson.dumps(sends).decode() if sends else None,
-        "canceling": [c.seq for c in claims if c.canceling],
-    }
-    cursor = await conn.execute(QueueSQL.SETTLE, params)
-    row = await cursor.fetchone()
-    return (set(row[0]), set(row[1])) if row else (set(), set())
+    params = SettleParams.settle(domain, worker_id, ended, advanced, outcomes)
+    lost, canceling = await execute(conn, SettleSQL.SETTLE, params) or ((), ())
+    if not lost and not canceling:
+        return set(), set()
+    seqs = {claimed.command_id: claimed.seq for claimed, _ in ended}
+    return {seqs[command_id] for command_id in lost}, {seqs[command_id] for command_id in canceling}
 
 
 async def sweep(conn: Connection, domain: str, upto: int | None = None) -> int:

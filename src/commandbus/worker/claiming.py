@@ -50,6 +50,7 @@ class Intake:
         self._registry = registry
         self._middleware = tuple(m for m in middleware if type(m).claimed is not Middleware.claimed)
         self._settling = settling
+        self._usable = lease - margin(lease)  # seconds that a handler may take
 
     def room(self, lane: Lane, batch_size: int) -> int:
         """How many commands to claim for a lane now."""
@@ -103,13 +104,14 @@ class Intake:
         except HandlerNotFoundError:
             self._settling.add_unhandled(claimed)
             return None
-        context = _context(claimed, self.settlement, lease)
-        run = Run(context, handler, claimed.failures, claimed_at + self.lease - margin(self.lease))
+        context = context_of(claimed, self.settlement, lease)
+        run = Run(context, handler, claimed.failures, claimed_at + self._usable)
         lease.run = run
         return Pending(claimed, run, claimed_at, lane)
 
 
-def _context(claimed: Claimed, settlement: Settlement, lease: CommandLease) -> HandlerContext:
+def context_of(claimed: Claimed, settlement: Settlement, lease: CommandLease) -> HandlerContext:
+    """What the handler of a claimed command is given."""
     command = Command(
         claimed.command_id,
         settlement.domain,
@@ -120,20 +122,20 @@ def _context(claimed: Claimed, settlement: Settlement, lease: CommandLease) -> H
         claimed.created_at,
         claimed.batch_id,
     )
-    return HandlerContext(
-        command=command,
-        attempt=claimed.failures + 1,
-        max_attempts=claimed.max_attempts,
-        total_failures=claimed.past_failures + claimed.failures,
-        epoch=claimed.epoch,
-        worker_id=settlement.worker_id,
-        lease=lease,
-        process_id=claimed.process_id,
-        process_type=claimed.process_type,
-        process_batch_id=claimed.process_batch_id,
-        ordinal=claimed.ordinal if claimed.process_id is None else claimed.process_ordinal,
-        step=claimed.step,
-        visit=claimed.visit or 1,
+    return HandlerContext(  # by position: names would take as long again
+        command,
+        claimed.failures + 1,
+        claimed.max_attempts,
+        claimed.past_failures + claimed.failures,
+        claimed.epoch,
+        settlement.worker_id,
+        lease,
+        claimed.process_id,
+        claimed.process_type,
+        claimed.process_batch_id,
+        claimed.ordinal if claimed.process_id is None else claimed.process_ordinal,
+        claimed.step,
+        claimed.visit or 1,
     )
 
 

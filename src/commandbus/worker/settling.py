@@ -14,7 +14,7 @@ from commandbus.outcome import SETTLE_FAILED, Outcome, failed, handler_not_found
 from commandbus.policies import RetryPolicy
 from commandbus.process.router import ProcessReplyRouter
 from commandbus.repositories import workers
-from commandbus.settlement import Finished, Settlement
+from commandbus.settlement import Finished, Settlement, split_group
 from commandbus.worker import outcome_log
 from commandbus.worker.hooks import SettleHooks
 from commandbus.worker.lanes import Pending
@@ -113,7 +113,7 @@ class Settling:
             self._under_way = unhandled
             for claimed in unhandled:
                 self._finished.append(Finished(claimed, await self._not_found(claimed)))
-            group, self._finished = self._finished[:_LARGEST], self._finished[_LARGEST:]
+            group, self._finished = split_group(self._finished, _LARGEST)
             self._settling = len(group)
             self._under_way = [finished.claimed for finished in group]
             await self.hooks.before(group)

@@ -98,29 +98,32 @@ class Slots:
             number = self._started
             self.running[task] = pending
             try:
-                await self._run(task, pending)
+                ended = await self._run(task, pending)
             finally:
                 lane.running -= 1
             if contextvars.copy_context() != clean:
                 return
             if self._started != number:  # another slot began meanwhile: the loop had its turn
-                yielded = perf_counter()
-            elif perf_counter() - yielded > _YIELD_AFTER:
+                yielded = ended
+            elif ended - yielded > _YIELD_AFTER:
                 await asyncio.sleep(0)
                 yielded = perf_counter()
 
-    async def _run(self, task: asyncio.Task[None], pending: Pending) -> None:
+    async def _run(self, task: asyncio.Task[None], pending: Pending) -> float:
+        """Run one command to its end; returns when its handler ended, by perf_counter."""
         started = perf_counter()
         try:
             outcome = await self._executor.execute(pending.run)
         finally:
             del self.running[task]
-        pending.seconds = perf_counter() - started
+        ended = perf_counter()
+        pending.seconds = ended - started
         pending.lane.ended(pending.claimed.command_type, pending.seconds)
         self._on_outcome(pending, outcome)
         thread = pending.run.thread
         if thread is not None and not thread.done() and not pending.run.is_released:
             await self._linger(task, pending, thread)
+        return ended
 
     def _next(self) -> Pending | None:
         """Take the command that was claimed first among the lanes that may start one."""

@@ -23,9 +23,6 @@ from .rules import FaultUsageError
 if TYPE_CHECKING:
     from .private import PrivateServer
 
-TASKS_APPLICATION = "cb-worker-0"
-"""The application_name of the sessions of workers that run in the test's own process."""
-
 FREEZE_SECONDS = 120.0
 """How long a process is frozen at most while nobody takes over what it held."""
 
@@ -39,10 +36,12 @@ _Injection = Callable[[ActiveRule, int | None, str | None, Sequence[Passage]], A
 class Injector:
     """Injects into the workers of a desk, and into the server where that is the test's own.
 
-    dsn: leads to the test's database, past the proxy.
+    dsn: leads to the test's database, past the proxy. tasks: the application_name of the sessions of workers that run
+    in the test's own process.
     """
 
-    def __init__(self, desk: Desk, dsn: str, server: "PrivateServer | None") -> None:
+    def __init__(self, desk: Desk, dsn: str, server: "PrivateServer | None", tasks: str) -> None:
+        self._tasks = tasks
         self._desk = desk
         self._dsn = dsn
         self._server = server
@@ -124,7 +123,7 @@ class Injector:
 
     async def _terminate(self, active: ActiveRule, pid: int | None, point: str | None, hit: Sequence[Passage]) -> None:
         fleet = self._desk.fleet_of(pid)
-        application = TASKS_APPLICATION if fleet is None or pid is None else fleet.application(pid)
+        application = self._tasks if fleet is None or pid is None else fleet.application(pid)
         if application is None:
             return
         self._desk.begin_outage()

@@ -17,7 +17,7 @@ from .. import markers
 from ..postgres.dsn import Dsn
 from .active import ActiveRule
 from .desk import Desk, Fleet
-from .injecting import TASKS_APPLICATION, Injector
+from .injecting import Injector
 from .journal import Injection, render
 from .network import PORT, Address, Proxy
 from .points import Passage
@@ -110,7 +110,7 @@ class Faults:
         self._desk = Desk(runtime.seed, runtime.batch_numbers)
         if markers.needs_proxy(runtime.item):
             self._desk.proxy = Proxy(_address(runtime.database.dsn), runtime.seed)
-        self._desk.start(Injector(self._desk, runtime.database.dsn, server))
+        self._desk.start(Injector(self._desk, runtime.database.dsn, server, runtime.workers_name))
 
     # for tests
 
@@ -253,7 +253,7 @@ class Faults:
         """The socket of the desk, for worker processes."""
         return self._desk.path
 
-    def worker_dsn(self, application: str = TASKS_APPLICATION) -> Dsn:
+    def worker_dsn(self, application: str) -> Dsn:
         """Return the connection string for workers: through the proxy if there is one, and told apart by name."""
         from psycopg.conninfo import conninfo_to_dict, make_conninfo
 

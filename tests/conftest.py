@@ -1,0 +1,13 @@
+"""What a run of the tests prints at its end, whichever of its processes ran them."""
+
+import pytest
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List the mutants that were planted, each with the rule that named it."""
+    reports = terminalreporter.getreports("passed")
+    caught = [value for report in reports for name, value in report.user_properties if name == "mutant"]
+    if caught:
+        terminalreporter.section(f"{len(caught)} mutants of the bus, all caught by the audit")
+        for name, place, rules, seed in sorted(caught):
+            terminalreporter.line(f"{name:<48} {place:<34} {rules:<8} seed {seed}")

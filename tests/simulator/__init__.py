@@ -1,0 +1,1 @@
+"""The simulator: logical workers, routers, operators and a clock, whose steps a seed puts in order."""

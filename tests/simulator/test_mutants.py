@@ -1,0 +1,58 @@
+"""The audit itself is proven: every defect that is planted in a copy of the bus is caught, and named."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.simulator.mutants import MUTANTS
+from tests.simulator.planting import FUNCTION, Mutant
+from tests.simulator.run import first_failure, on_stage
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "explanation" / "how-it-is-tested.md"
+MOST_SEEDS = 2_000
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 40
+
+
+def test_the_documentation_lists_them() -> None:
+    rows = [f"| {m.name} | `{m.place}` | {', '.join(m.rules)} |" for m in MUTANTS]
+    listed = [line for line in DOCUMENT.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    assert listed[2:] == rows, "bring docs/explanation/how-it-is-tested.md up to date"
+
+
+@pytest.mark.asyncio
+async def test_every_mutant_can_be_planted_and_leaves_nothing(prepared_dsn: str) -> None:
+    async with on_stage(prepared_dsn) as schedule:
+        conn = schedule.stage.conn
+        for mutant in MUTANTS:
+            sound = await schedule.stage.rows(FUNCTION, mutant.where) if isinstance(mutant.where, str) else None
+            async with mutant.planted(conn):
+                pass
+            if sound is not None:
+                assert await schedule.stage.rows(FUNCTION, mutant.where) == sound
+        assert await first_failure(schedule, range(3)) is None
+
+
+@pytest.mark.asyncio
+async def test_a_mutant_whose_place_has_changed_fails_loudly(prepared_dsn: str) -> None:
+    gone = Mutant("gone", ("S5",), "settle", "what nobody wrote", "")
+    async with on_stage(prepared_dsn) as schedule:
+        with pytest.raises(LookupError, match=r"commandbus\.settle\(\) has 0 places that read 'what nobody wrote'"):
+            async with gone.planted(schedule.stage.conn):
+                pass
+
+
+@pytest.mark.slow
+@pytest.mark.asyncio
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))
+async def test_a_mutant_is_caught(
+    mutant: Mutant, prepared_dsn: str, record_property: Callable[[str, object], None]
+) -> None:
+    async with on_stage(prepared_dsn) as schedule, mutant.planted(schedule.stage.conn):
+        failure = await first_failure(schedule, range(MOST_SEEDS), mutant.rules)
+    assert failure is not None, f"{mutant.name} ({mutant.place}) was not noticed in {MOST_SEEDS} schedules"
+    named = sorted({violation.rule for violation in failure.violations} & set(mutant.rules))
+    record_property("mutant", (mutant.name, mutant.place, " ".join(named), failure.seed))
