@@ -36,9 +36,9 @@ class Settling:
         router: ProcessReplyRouter,
         counts: workers.WorkerCounts,
         poll_interval: float,
-        hooks: SettleHooks,
+        hooks: SettleHooks | None = None,
     ) -> None:
-        self.hooks = hooks
+        self.hooks = hooks or SettleHooks()
         self.on_space: Callable[[], None] = lambda: None
         self.on_delayed: Callable[[], None] = lambda: None  # something is due later
         self._conn = conn
