@@ -32,11 +32,11 @@ class CommandLease:
 
     __slots__ = ("_claimed", "_conn", "_hooks", "_is_lost", "_is_recorded", "_pool", "_recorded", "_settlement", "run")
 
-    def __init__(self, claimed: Claimed, pool: Pool, settlement: Settlement, hooks: SettleHooks) -> None:
+    def __init__(self, claimed: Claimed, pool: Pool, settlement: Settlement, hooks: SettleHooks | None = None) -> None:
         self._claimed = claimed
         self._pool = pool
         self._settlement = settlement
-        self._hooks = hooks
+        self._hooks = hooks or SettleHooks()
         self._recorded: list[Finished] = []
         self._conn: Connection | None = None
         self._is_lost = False
