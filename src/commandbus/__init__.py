@@ -29,7 +29,7 @@ from commandbus.errors import (  # noqa: E402
     SchemaError,
     TransientCommandError,
 )
-from commandbus.handler import BlockingContext, HandlerContext, HandlerRegistry, Middleware, handler  # noqa: E402
+from commandbus.handler import BlockingContext, Ended, HandlerContext, HandlerRegistry, Middleware, handler  # noqa: E402
 from commandbus.migrate import migrate  # noqa: E402
 from commandbus.models import (  # noqa: E402
     AuditEvent,
@@ -78,6 +78,7 @@ __all__ = [
     "CommandStatus",
     "DomainStatus",
     "DuplicateCommandError",
+    "Ended",
     "HandlerAlreadyRegisteredError",
     "HandlerContext",
     "HandlerNotFoundError",

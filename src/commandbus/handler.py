@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 from uuid import UUID
 
 from psycopg import AsyncConnection, Connection
@@ -129,6 +129,13 @@ class BlockingContext:
         self._calls.call(self._context.complete, result)
 
 
+class Ended(NamedTuple):
+    """An attempt that has ended, with the audit event that records its outcome, such as COMPLETED."""
+
+    context: HandlerContext
+    event: str
+
+
 class Middleware:
     """A hook around handlers. Subclass it and override what you need; one instance serves one worker."""
 
@@ -138,6 +145,12 @@ class Middleware:
     async def handle(self, context: HandlerContext, call_next: Callable[[], Awaitable[Result]]) -> Result:
         """Run around one handler: `await call_next()` runs it. What is raised or returned is the outcome."""
         return await call_next()
+
+    async def settling(self, batch: Sequence[Ended]) -> None:
+        """Look at outcomes just before the database records them; what is raised is logged and changes nothing."""
+
+    async def settled(self, batch: Sequence[Ended]) -> None:
+        """Look at outcomes that are recorded; LATE_OUTCOME_DROPPED for those of leases that were lost."""
 
 
 @dataclass(frozen=True, slots=True)

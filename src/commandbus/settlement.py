@@ -11,6 +11,7 @@ from orjson import Fragment
 from commandbus._core.connection import Connection
 from commandbus._core.process_sql import ProcessParsers
 from commandbus._core.queue_sql import Claimed
+from commandbus.handler import HandlerContext
 from commandbus.models import ReplyOutcome
 from commandbus.outcome import Outcome, canceled
 from commandbus.payload import sanitise
@@ -22,11 +23,15 @@ from commandbus.repositories import queue
 
 @dataclass(slots=True)
 class Finished:
-    """A claimed command and what became of it; `seconds` is how long its handler ran, None if it did not."""
+    """A claimed command and what became of it; `seconds` is how long its handler ran, None if it did not.
+
+    `context` is its handler's, None when it had no handler here.
+    """
 
     claimed: Claimed
     outcome: Outcome
     seconds: float | None = None
+    context: HandlerContext | None = None
 
 
 def split_group(finished: Sequence[Finished], most: int) -> tuple[list[Finished], list[Finished]]:

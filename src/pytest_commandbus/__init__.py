@@ -25,6 +25,7 @@ from ._plugin import (  # noqa: E402
 from .fixtures.batches import cb_command_batch, cb_process_batch, cb_worker_pool  # noqa: E402
 from .fixtures.bus import (  # noqa: E402
     _cb_app_runtime,
+    _cb_crash_point,
     _cb_runtime,
     cb_app,
     cb_audit,
@@ -32,6 +33,7 @@ from .fixtures.bus import (  # noqa: E402
     cb_chaos,
     cb_chaos_profiles,
     cb_clock,
+    cb_faults,
     cb_pool,
     cb_tsq,
 )
@@ -48,6 +50,7 @@ from .fixtures.load import _cb_shard, cb_load  # noqa: E402
 __all__ = [
     "_cb_app_runtime",
     "_cb_class_database",
+    "_cb_crash_point",
     "_cb_module_database",
     "_cb_package_database",
     "_cb_runtime",
@@ -61,6 +64,7 @@ __all__ = [
     "cb_clock",
     "cb_command_batch",
     "cb_database",
+    "cb_faults",
     "cb_load",
     "cb_pool",
     "cb_postgres",

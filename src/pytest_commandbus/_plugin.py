@@ -43,8 +43,9 @@ def pytest_configure_node(node: Any) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> Generator[None, None, None]:
-    """Let pytest-asyncio parametrize our async tests as its own; make the shards of a load test."""
+    """Let pytest-asyncio parametrize our async tests as its own; make the items of crash matrices and load tests."""
     markers.add_asyncio_marker(metafunc.definition)
+    markers.parametrize_crash_points(metafunc)
     xdist.parametrize_shards(metafunc)
     return (yield)
 

@@ -61,14 +61,18 @@ class Audit:
 
     async def check(self, *, liveness: bool = False) -> None:
         """Fail the test if anything is wrong in the database now."""
-        _fail_for(await self.violations(liveness=liveness))
+        _fail_for(self._runtime, await self.violations(liveness=liveness))
 
 
-def _fail_for(found: "Sequence[Violation]") -> None:
+def _fail_for(runtime: "Runtime", found: "Sequence[Violation]") -> None:
     from commandbus.auditor import format_violations
 
     if found:
-        pytest.fail(f"{format_violations(found)}\n(mark the test cb_no_audit to turn the audit off)", pytrace=False)
+        faults = runtime.faults
+        amid = f"\namid these faults:\n{faults.describe()}" if faults is not None and faults.injected else ""
+        pytest.fail(
+            f"{format_violations(found)}{amid}\n(mark the test cb_no_audit to turn the audit off)", pytrace=False
+        )
 
 
 async def check(runtime: "Runtime") -> None:
@@ -78,4 +82,4 @@ async def check(runtime: "Runtime") -> None:
         found = [*await audit.violations(liveness=runtime.waited)]
         if runtime.worker_pools:
             found += await audit.left_over()
-        _fail_for(found)
+        _fail_for(runtime, found)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .runtime import Runtime
     from .sent import SentCommand
 
-DEFAULT_TIMEOUT = 60.0
+DEFAULT_TIMEOUT, TIMEOUT_WITH_FAULTS = 60.0, 180.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.002, 0.2
 FIRST_SKIP_PAUSE = 0.02
 _PAUSE_GROWTH = 1.5
@@ -90,19 +90,20 @@ class BatchHandle(ABC):
         self._stats = BatchStats.of(await self._bus.get_batch(self.domain, self.batch_id))
         return self._stats
 
-    async def wait(self, *, timeout: float = DEFAULT_TIMEOUT) -> BatchStats:
+    async def wait(self, *, timeout: float | None = None) -> BatchStats:
         """Wait until every member is terminal or parked in the troubleshooting queue; return the counts.
 
-        timeout: seconds of real time. Errors: BatchTimeoutError, WorkerDiedError.
+        timeout: seconds of real time, 60 when not given and 180 in tests with faults. Errors: BatchTimeoutError,
+        WorkerDiedError.
         """
         __tracebackhide__ = True
         await self._wait(timeout)
         return self._stats
 
-    async def complete(self, *, timeout: float = DEFAULT_TIMEOUT) -> BatchStats:
+    async def complete(self, *, timeout: float | None = None) -> BatchStats:
         """Wait until every member is terminal; return the counts.
 
-        timeout: seconds of real time. Errors: BatchParkedError when one is parked, BatchTimeoutError, WorkerDiedError.
+        timeout: as of wait. Errors: BatchParkedError when one is parked, BatchTimeoutError, WorkerDiedError.
         """
         __tracebackhide__ = True
         await self._wait(timeout)
@@ -160,14 +161,16 @@ class BatchHandle(ABC):
     def _stuck_statement(self) -> str:
         """Return the statement that groups what is not finished."""
 
-    async def _wait(self, timeout: float) -> None:
+    async def _wait(self, given_timeout: float | None) -> None:
         __tracebackhide__ = True
+        usual = DEFAULT_TIMEOUT if self._runtime.faults is None else TIMEOUT_WITH_FAULTS
+        timeout = usual if given_timeout is None else given_timeout
         deadline = time.monotonic() + timeout
         pause, swept_at, last = FIRST_PAUSE, time.monotonic(), None
         while True:
             looked_at = time.monotonic()
             self._runtime.check_workers()
-            if settled_count(await self.refresh()) >= self._stats.total_count:
+            if settled_count(await self._runtime.outlasting(self.refresh)) >= self._stats.total_count:
                 self._runtime.waited = True
                 await self._runtime.remember_trail()
                 return
@@ -177,9 +180,9 @@ class BatchHandle(ABC):
             last = self._stats
             if not moved and looked_at - swept_at > _SWEEP_SECONDS:
                 swept_at = looked_at
-                moved = await self._runtime.sweep() > 0
+                moved = await self._runtime.outlasting(self._runtime.sweep) > 0
             if self._runtime.skips_time:
-                moved = await self._runtime.clock.skip() > 0 or moved
+                moved = await self._runtime.outlasting(self._runtime.clock.skip) > 0 or moved
             cost = time.monotonic() - looked_at
             pause = FIRST_PAUSE if moved else min(pause * _PAUSE_GROWTH, LONGEST_PAUSE)
             await self._idle(min(max(pause, cost * _LOOK_SHARE), max(deadline - looked_at, 0.001)))
@@ -189,7 +192,7 @@ class BatchHandle(ABC):
         until, pause = time.monotonic() + seconds, FIRST_SKIP_PAUSE
         while self._runtime.skips_time and time.monotonic() + pause < until:
             await asyncio.sleep(pause)
-            moved = await self._runtime.clock.skip() > 0
+            moved = await self._runtime.outlasting(self._runtime.clock.skip) > 0
             pause = FIRST_SKIP_PAUSE if moved else min(pause * _PAUSE_GROWTH, LONGEST_PAUSE)
         await asyncio.sleep(max(until - time.monotonic(), 0))
 

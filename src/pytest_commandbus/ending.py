@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from . import audit, failure_report
+from . import audit, failure_report, markers
 
 if TYPE_CHECKING:
     from .runtime import Runtime
@@ -20,6 +20,8 @@ async def end(runtime: "Runtime", workers: AsyncExitStack, error: BaseException 
     if error is not None and is_failure(error):
         await runtime.explain(error)
     try:
+        if runtime.faults is not None:
+            await runtime.faults.recover(wait=error is None)
         await workers.aclose()
         if error is None:
             await check(runtime)
@@ -34,6 +36,8 @@ async def end(runtime: "Runtime", workers: AsyncExitStack, error: BaseException 
             runtime.sections.extend(failure_report.logs(runtime))
     finally:
         await runtime.pool.end()
+        if runtime.faults is not None:
+            runtime.faults.close()
     if problem is not None and not is_failure(error):
         raise problem
 
@@ -41,9 +45,22 @@ async def end(runtime: "Runtime", workers: AsyncExitStack, error: BaseException 
 async def check(runtime: "Runtime") -> None:
     """Check what must hold at the end of a test that passed so far."""
     await _check_rules_matched(runtime)
+    _check_faults_injected(runtime)
     await audit.check(runtime)
     if runtime.objections:
         pytest.fail("\n".join(runtime.objections), pytrace=False)
+
+
+def _check_faults_injected(runtime: "Runtime") -> None:
+    if runtime.faults is not None:
+        if not runtime.is_example:  # one more example may give no occasion
+            runtime.faults.check_injected()
+    elif markers.has_faults(runtime.item) and not runtime.is_example:
+        pytest.fail(
+            "the faults of this test were never injected: it runs no workers. Remove the marker, or run workers by "
+            "cb_process_batch, cb_command_batch or cb_worker_pool",
+            pytrace=False,
+        )
 
 
 async def _check_rules_matched(runtime: "Runtime") -> None:

@@ -21,7 +21,7 @@ class WorkerPoolFactory:
         self._runtime = runtime
 
     def __call__(
-        self, workers: int = 2, concurrency: int = 10, processes: bool = False, **options: Any
+        self, workers: int = 2, concurrency: int = 10, processes: bool | None = None, **options: Any
     ) -> "WorkerPool":
         """Return a pool of `workers` workers of `concurrency` slots each, to be entered by `async with`.
 
@@ -45,7 +45,7 @@ class ProcessBatchFactory:
         name: str | None = None,
         workers: int = 2,
         concurrency: int = 10,
-        processes: bool = False,
+        processes: bool | None = None,
     ) -> "ProcessBatch":
         """Create a batch of `count` processes of the manager class, start workers when none run, return its handle.
 
@@ -91,7 +91,7 @@ class CommandBatchFactory:
         name: str | None = None,
         workers: int = 2,
         concurrency: int = 10,
-        processes: bool = False,
+        processes: bool | None = None,
     ) -> "CommandBatch":
         """Create a batch of `count` commands of one type, start workers when none run, return its handle.
 

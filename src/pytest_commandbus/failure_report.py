@@ -29,6 +29,8 @@ async def collect(runtime: "Runtime", pool: "LazyPool | None" = None) -> list[Se
             sections.extend(await _timelines(runtime, pool or runtime.pool))
     except Exception as error:  # the test's own failure matters more
         sections.append(("commandbus: batches", f"they could not be read: {type(error).__name__}: {error}"))
+    if runtime.faults is not None and runtime.faults.injected:
+        sections.append(("commandbus: faults that were injected", runtime.faults.describe()))
     return sections
 
 

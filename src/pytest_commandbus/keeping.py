@@ -1,5 +1,6 @@
 """Lends databases to tests, and keeps those of failed tests where --cb-keep asks for it."""
 
+import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ class Lent:
     def __init__(self, database: "Database") -> None:
         self.database = database
         self.failed = False
+        self.psql: str | None = None  # the program, where it is not that of the run
 
 
 def lend_database(request: pytest.FixtureRequest) -> "Iterator[Database]":
@@ -43,6 +45,21 @@ def lend_shared_database(item: pytest.Item, key: str) -> "Iterator[Database]":
         databases.release(lent.database, keep=True)
 
 
+def lend_private_database(item: pytest.Item) -> "Iterator[Database]":
+    """Give a database on a server that the test may crash; the server goes on after a failure with --cb-keep."""
+    run = item.config.stash[RUN]
+    server = run.private_server()
+    lending = server.lend()
+    lent = Lent(next(lending))
+    item.stash[LENT] = lent
+    lent.psql = shlex.quote(server.psql())
+    yield lent.database
+    if lent.failed and run.options.keep:
+        run.kept.append(f"its server goes on; end and remove it with: {server.detach()}")
+    else:
+        next(lending, None)
+
+
 def keep(item: pytest.Item) -> str | None:
     """Mark the database of a failed test to be kept; return the psql line for it, None when nothing is kept."""
     run = item.config.stash[RUN]
@@ -50,7 +67,7 @@ def keep(item: pytest.Item) -> str | None:
     if lent is None or not run.options.keep:
         return None
     lent.failed = True
-    line = run.psql(lent.database.dsn)
+    line = run.psql(lent.database.dsn) if lent.psql is None else f"{lent.psql} {shlex.quote(lent.database.dsn)}"
     if line not in run.kept:
         run.kept.append(line)
     return line

@@ -42,7 +42,7 @@ def ending_within(item: pytest.Item) -> Iterator[None]:
     runtime = item.stash.get(RUNTIME, None)
     if runtime is None or not isinstance(item, pytest.Function):
         yield
-        _refuse_idle_chaos(item)
+        _refuse_idle(item)
     elif markers.given_body(item) is not None:
         yield from examples.running(item, runtime)
     elif markers.is_async_test(item):
@@ -104,13 +104,14 @@ def explain(op: str, left: object, right: object) -> list[str] | None:
     return differences.explain(op, left, right)
 
 
-def _refuse_idle_chaos(item: pytest.Item) -> None:
-    if item.get_closest_marker("chaos") is not None:
-        pytest.fail(
-            "@pytest.mark.chaos matched nothing that ran: the test uses no fixture of the bus. Remove the marker, or "
-            "run workers by cb_process_batch, cb_command_batch or cb_worker_pool",
-            pytrace=False,
-        )
+def _refuse_idle(item: pytest.Item) -> None:
+    for name, what in (("chaos", "matched nothing that ran"), ("faults", "was never injected")):
+        if item.get_closest_marker(name) is not None:
+            pytest.fail(
+                f"@pytest.mark.{name} {what}: the test uses no fixture of the bus. Remove the marker, or "
+                "run workers by cb_process_batch, cb_command_batch or cb_worker_pool",
+                pytrace=False,
+            )
 
 
 def with_end(body: Callable[..., Awaitable[Any]], runtime: "Runtime") -> Callable[..., Awaitable[None]]:

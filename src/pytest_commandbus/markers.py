@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import pytest
 
@@ -11,8 +11,13 @@ from .profiles import FIXTURE
 from .run import RUN
 from .thresholds import KINDS, problem_with
 
+if TYPE_CHECKING:
+    from .faults.rules import FaultRule
+
 DESCRIPTIONS = (
     'chaos(*profiles, **steps): what chaos does to a step or command type, such as render={"fail_transient_pct": 30}',
+    'faults(**kinds): faults of the machinery, such as kill={"at": "after_claim", "pct": 20}, terminate={"rate": 2}',
+    "cb_crash_matrix(points=[...]): run the test once for each named point, with a worker process killed there",
     "load(real_time=False, **limits): a load test, run with --cb-load[=N]; real_time=True: waits take their real time",
     "cb_clock: skip time to the next due moment whenever nothing is due (on by default in chaos and load tests)",
     'cb_database(scope="module"): share one database among the tests of a module, a class or the session',
@@ -20,8 +25,8 @@ DESCRIPTIONS = (
 )
 DATABASE_SCOPES = ("function", "class", "module", "package", "session")
 _FIXTURE_PREFIX = "cb_"
-_NAMES = ("chaos", "load", "cb_clock", "cb_database", "cb_no_audit")
-_ASYNC_BY_MARKER = ("chaos", "load")
+_NAMES = ("chaos", "faults", "cb_crash_matrix", "load", "cb_clock", "cb_database", "cb_no_audit")
+_FAULTS_FIXTURE, _CRASH_POINT_FIXTURE = "cb_faults", "_cb_crash_point"
 _PROBLEM = pytest.StashKey[pytest.UsageError]()
 
 
@@ -118,6 +123,7 @@ def _check_item(item: pytest.Item) -> None:
         _check_behaviors(item, marker.steps)
     load_marker(item)
     database_scope(item)
+    _check_faults(item)
     for name in ("cb_clock", "cb_no_audit"):
         bare = item.get_closest_marker(name)
         if bare is not None and (bare.args or bare.kwargs):
@@ -133,6 +139,79 @@ def chaos_markers(item: pytest.Item) -> Iterator[ChaosMarker]:
                 'write @pytest.mark.chaos(render={"fail_transient_pct": 30}), or @pytest.mark.chaos("flaky-render")'
             )
         yield ChaosMarker(marker.args, marker.kwargs)
+
+
+def has_faults(item: pytest.Item) -> bool:
+    """Tell whether faults may be injected in this test."""
+    marked = any(item.get_closest_marker(name) is not None for name in ("faults", "cb_crash_matrix"))
+    return marked or _FAULTS_FIXTURE in getattr(item, "fixturenames", ())
+
+
+def fault_rules(item: pytest.Item) -> "list[FaultRule]":
+    """Return what the fault markers of a test say, kind by kind the nearest, and the kill of a crash matrix.
+
+    Errors: pytest.UsageError.
+    """
+    from .faults.rules import FaultUsageError, rule_of, rules_of_marker
+
+    kinds: dict[str, Any] = {}
+    for marker in reversed(list(item.iter_markers("faults"))):
+        if marker.args or not marker.kwargs:
+            raise pytest.UsageError(
+                f"{item.nodeid}: @pytest.mark.faults takes kinds of faults by keyword, and at least one: write "
+                '@pytest.mark.faults(kill={"at": "before_settle"})'
+            )
+        kinds |= marker.kwargs
+    try:
+        rules = rules_of_marker(kinds, f"{item.nodeid}: @pytest.mark.faults")
+    except FaultUsageError as error:
+        raise pytest.UsageError(str(error)) from None
+    point = crash_point(item)
+    return rules if point is None else [*rules, rule_of("kill", {"at": point}, "@pytest.mark.cb_crash_matrix")]
+
+
+def crash_point(item: pytest.Item) -> str | None:
+    """Return the point of an item of a crash matrix, None for any other test."""
+    callspec = getattr(item, "callspec", None)
+    return None if callspec is None else callspec.params.get(_CRASH_POINT_FIXTURE)
+
+
+def needs_private_server(item: pytest.Item) -> bool:
+    """Tell whether a test may crash the server, so that it needs one of its own."""
+    from .faults.rules import OF_SERVER
+
+    if load_marker(item) is not None:
+        return False
+    marked = {kind for marker in item.iter_markers("faults") for kind in marker.kwargs}
+    return _FAULTS_FIXTURE in getattr(item, "fixturenames", ()) or bool(marked & OF_SERVER)
+
+
+def needs_proxy(item: pytest.Item) -> bool:
+    """Tell whether the network between workers and server may fail in a test."""
+    marked = any("network" in marker.kwargs for marker in item.iter_markers("faults"))
+    return marked or _FAULTS_FIXTURE in getattr(item, "fixturenames", ())
+
+
+def parametrize_crash_points(metafunc: pytest.Metafunc) -> None:
+    """Make one item a point of each crash matrix."""
+    marker = metafunc.definition.get_closest_marker("cb_crash_matrix")
+    if marker is None:
+        return
+    from .faults.points import POINTS
+
+    points = marker.kwargs.get("points", POINTS)
+    wrong = [] if isinstance(points, str) else [point for point in points if point not in POINTS]
+    if marker.args or set(marker.kwargs) - {"points"} or isinstance(points, str) or wrong or not points:
+        raise pytest.UsageError(
+            f"{metafunc.definition.nodeid}: the marker cb_crash_matrix takes points=[…], some of {', '.join(POINTS)}"
+            + (f"; {wrong[0]!r} is none" if wrong else "")
+        )
+    if _CRASH_POINT_FIXTURE not in metafunc.fixturenames:
+        raise pytest.UsageError(
+            f"{metafunc.definition.nodeid}: a crash matrix needs workers: let the test ask for cb_process_batch, "
+            "cb_command_batch or cb_worker_pool"
+        )
+    metafunc.parametrize(_CRASH_POINT_FIXTURE, list(dict.fromkeys(points)), indirect=True)
 
 
 def load_marker(item: pytest.Item) -> LoadMarker | None:
@@ -178,9 +257,29 @@ def clock_is_skipped(item: pytest.Item) -> bool:
         return False
     if item.config.stash[RUN].options.chaos is not None:
         return True
-    return "cb_chaos" in getattr(item, "fixturenames", ()) or any(
-        item.get_closest_marker(name) is not None for name in ("chaos", "load", "cb_clock")
+    return (
+        has_faults(item)
+        or "cb_chaos" in getattr(item, "fixturenames", ())
+        or any(item.get_closest_marker(name) is not None for name in ("chaos", "load", "cb_clock"))
     )
+
+
+def _check_faults(item: pytest.Item) -> None:
+    if not has_faults(item):
+        return
+    from .faults.rules import OF_SERVER
+
+    rules = fault_rules(item)
+    on_server = [rule.kind for rule in rules if rule.kind in OF_SERVER]
+    if load_marker(item) is not None and on_server:
+        raise pytest.UsageError(
+            f"{item.nodeid}: {on_server[0]} needs a server of the test's own, and the shards of a load test share one: "
+            "leave it out, or the marker load"
+        )
+    if needs_private_server(item) and database_scope(item) != "function":
+        raise pytest.UsageError(
+            f"{item.nodeid}: a test that may crash its server shares no database: remove the marker cb_database"
+        )
 
 
 def _check_profiles(item: pytest.Item, names: Iterable[str], who: str) -> None:

@@ -10,9 +10,12 @@ POOL_SIZE = 20
 
 
 class LazyPool(AsyncConnectionPool[AsyncConnection[Any]]):
-    """An AsyncConnectionPool made outside any loop; its first connection opens it on the running one."""
+    """An AsyncConnectionPool made outside any loop; its first connection opens it on the running one.
 
-    def __init__(self, dsn: str, *, max_size: int = POOL_SIZE, name: str | None = None) -> None:
+    checked: each connection is tried before it is lent, since the server may have gone meanwhile.
+    """
+
+    def __init__(self, dsn: str, *, max_size: int = POOL_SIZE, name: str | None = None, checked: bool = False) -> None:
         self._made: list[AsyncConnection[Any]] = []
         self._home_loop: asyncio.AbstractEventLoop | None = None
         super().__init__(
@@ -22,6 +25,7 @@ class LazyPool(AsyncConnectionPool[AsyncConnection[Any]]):
             open=False,
             name=name,
             configure=self._remember,
+            check=self.check_connection if checked else None,
         )
 
     async def getconn(self, timeout: float | None = None) -> AsyncConnection[Any]:

@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ import pytest
 from . import statements
 from .application import path_of
 from .connections import KEPT, MOST_FOR_HANDLERS
+from .faults.middleware import DESK, FAULT_MIDDLEWARE
 from .worker_pool import STOP_SECONDS, WorkerDiedError, WorkerPool
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 CHAOS_MIDDLEWARE = "pytest_commandbus.behavior:chaos_middleware"
 _PASSED_ON = {"visibility_timeout", "poll_interval"}  # options of Worker that the command line has too
 _STOPPED = (0, -signal.SIGTERM)  # by itself, or before it was ready to
+_READY = "worker ready:"  # what one says when all its workers are registered
 _LOG_TAIL = 8000
 _REPORTED_TAIL = 2000
 
@@ -39,6 +43,9 @@ class ProcessPool(WorkerPool):
         self._concurrency = concurrency
         self._options = ["--concurrency", str(concurrency), *_command_line(options)]
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._lock = threading.RLock()  # faults replace processes from a thread of their own
+        self._command: list[str] = []
+        self._launched: dict[int, tuple[str, float]] = {}
         self._expected: set[int] = set()
         self._folder: Path | None = None
         self._log_files: dict[int, Path] = {}
@@ -62,7 +69,10 @@ class ProcessPool(WorkerPool):
         domains = len(app.domains(self._runtime.pool))
         size = await self.size_pool(domains * (KEPT + min(self._concurrency, MOST_FOR_HANDLERS)))
         await self._runtime.store_rules()
-        command = [
+        faults = self._runtime.faults
+        if faults is not None:
+            await faults.begin()
+        self._command = [
             sys.executable,
             "-m",
             "pytest_commandbus.worker_process",
@@ -71,11 +81,55 @@ class ProcessPool(WorkerPool):
             *self._options,
             f"--pool-size={size}",
         ]
+        if faults is not None:
+            self._command += ["--middleware", FAULT_MIDDLEWARE]
         if self._runtime.rules:
-            command += ["--middleware", CHAOS_MIDDLEWARE]
+            self._command += ["--middleware", CHAOS_MIDDLEWARE]
         self._folder = Path(tempfile.mkdtemp(prefix="cb-workers-"))
-        for number in range(1, self._workers + 1):
-            self._processes.append(self._launch(command, self._folder / f"{number}.log"))
+        if faults is not None:
+            faults.join(self)
+        for _ in range(self._workers):
+            self._processes.append(self._launch())
+
+    def alive(self) -> list[int]:
+        """Return the process ids of the workers that run."""
+        return self.pids
+
+    def replace(self, pid: int) -> bool:
+        """SIGKILL a worker, which the test then expects, and start another in its place; False when there is none."""
+        with self._lock:
+            place = next((n for n, p in enumerate(self._processes) if p.pid == pid and p.poll() is None), None)
+            if place is None:
+                return False
+            self._expected.add(pid)
+            self._processes[place].kill()
+            self._restart(place)
+            return True
+
+    def signal(self, pid: int, number: int) -> bool:
+        """Send a worker a signal; False when there is none."""
+        with self._lock:
+            process = next((p for p in self._processes if p.pid == pid and p.poll() is None), None)
+            if process is None:
+                return False
+            process.send_signal(number)
+            return True
+
+    def application(self, pid: int) -> str | None:
+        """Return the application_name of a worker's sessions in a test with faults."""
+        return self._launched[pid][0] if pid in self._launched else None
+
+    def tend(self) -> None:
+        """Start those again that a fault kept from getting ready."""
+        with self._lock:
+            for place, process in enumerate(self._processes):
+                if process.poll() is not None and self._was_kept(process):
+                    self._restart(place)
+
+    def is_ready(self) -> bool:
+        """Tell whether every worker has told that it is."""
+        with self._lock:
+            return all(_READY in self._log(process.pid) for process in self._processes)
 
     async def kill(self, index: int = 0) -> None:
         """SIGKILL a worker (counted from 0), which the test then expects; its leases need not be waited for."""
@@ -87,7 +141,10 @@ class ProcessPool(WorkerPool):
 
     async def stop(self) -> None:
         """Stop the workers gracefully by SIGTERM. Errors: WorkerDiedError."""
-        processes, self._processes = self._processes, []
+        if self._runtime.faults is not None:
+            await self._runtime.faults.leave(self)
+        with self._lock:
+            processes, self._processes = self._processes, []
         died = self._dead(processes)
         for process in processes:
             if process.poll() is None:
@@ -119,7 +176,10 @@ class ProcessPool(WorkerPool):
         """Return (worker, end of its output)."""
         return [(worker, text) for worker, text in self._logs if text.strip()]
 
-    def _launch(self, command: Sequence[str], log: Path) -> "subprocess.Popen[bytes]":
+    def _launch(self) -> "subprocess.Popen[bytes]":
+        number = len(self._log_files) + 1
+        application = f"cb-worker-{os.getpid()}-{id(self)}-{number}"
+        faults = self._runtime.faults
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),  # noqa: PTH109  '' is the directory
@@ -127,18 +187,42 @@ class ProcessPool(WorkerPool):
             "COMMANDBUS_DSN": str(self._runtime.database.dsn),
             "PGAPPNAME": self._runtime.workers_name,
         }
+        if faults is not None:
+            environment |= {"COMMANDBUS_DSN": faults.worker_dsn(application), DESK: faults.desk_path}
+        log = (self._folder or Path()) / f"{number}.log"
+        launched = time.monotonic()
         with log.open("wb") as output:
             process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment, start_new_session=True
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                env=environment,
+                process_group=0,  # no Ctrl-C reaches it; when pytest dies, even a stopped process is ended
             )
         self._log_files[process.pid] = log
+        self._launched[process.pid] = (application, launched)
         return process
+
+    def _restart(self, place: int) -> None:
+        process = self._processes[place]
+        process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+        self._processes[place] = self._launch()
+
+    def _was_kept(self, process: "subprocess.Popen[bytes]") -> bool:
+        """Tell whether a process ended before it was ready, for a fault of the server or the network."""
+        faults = self._runtime.faults
+        if faults is None or process.pid in self._expected or _READY in self._log(process.pid):
+            return False
+        return faults.was_disturbed_since(self._launched[process.pid][1])
 
     def _dead(self, processes: Sequence["subprocess.Popen[bytes]"]) -> str:
         parts = []
-        for process in processes:
+        for process in list(processes):
             code = process.poll()
-            if code is not None and process.pid not in self._expected:
+            if code is not None and process.pid not in self._expected and not self._was_kept(process):
                 how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
                 output = _tail(self._log(process.pid), _LOG_TAIL)
                 self._shown.add(process.pid)

@@ -20,6 +20,7 @@ from .profiles import Profiles, pyproject_of
 
 if TYPE_CHECKING:
     from .database import Databases
+    from .faults.private import PrivateServer
     from .postgres.resolve import Server
     from .rendezvous import ServerDesk
 
@@ -62,6 +63,7 @@ class Run:
         self._no_server: str | None = None
         self._server: Server | None = None
         self._databases: Databases | None = None
+        self._private: PrivateServer | None = None
         self._lock = threading.Lock()
         self.kept: list[str] = []
 
@@ -118,6 +120,14 @@ class Run:
             )
         return self._databases
 
+    def private_server(self) -> "PrivateServer":
+        """Return the server of this process that tests may crash."""
+        if self._private is None:
+            from .faults.private import PrivateServer
+
+            self._private = PrivateServer(self.options.migrations, self.options.durable)
+        return self._private
+
     def workerinput(self) -> dict[str, Any]:
         """Return what an xdist worker needs to know of the run: built-in types only."""
         if self._desk is None:
@@ -170,6 +180,9 @@ class Run:
         if self._desk is not None:
             self._desk.close()
             self._desk = None
+        if self._private is not None:
+            self._private.stop()
+            self._private = None
         if self._server is not None:
             self._server.stop()
             self._server = None

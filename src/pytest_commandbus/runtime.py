@@ -1,8 +1,10 @@
 """What one test has of the bus: its database, pools, workers, clock and chaos, and how all of it ends."""
 
+import asyncio
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -21,12 +23,15 @@ if TYPE_CHECKING:
     from .command_batch import CommandBatch
     from .connections import Demand, Room
     from .database import Database
+    from .faults.session import Faults
     from .ledger import Trail
     from .oracle import Prediction
     from .process_batch import ProcessBatch
     from .worker_pool import WorkerPool
 
 T = TypeVar("T")
+LONGEST_OUTAGE = 60.0
+_LOOK_SECONDS = 0.05
 InitialData = Mapping[str, Any] | Sequence[Mapping[str, Any]] | Callable[[int], Mapping[str, Any]] | None
 
 
@@ -65,8 +70,11 @@ class Runtime:
         self.workers_name = f"cb-{os.getpid()}-{id(self):x}"  # as the server knows its workers
         self.is_example = False
         self.idle_markers: Sequence[str] = ()
-        self.pool: LazyPool = LazyPool(database.dsn, name=f"cb-{database.name}")
+        with_faults = markers.has_faults(item)
+        self.pool: LazyPool = LazyPool(database.dsn, name=f"cb-{database.name}", checked=with_faults)
         self.clock: Clock = Clock(self.pool)
+        self.batch_numbers: dict[str, int] = {}
+        self.faults: Faults | None = None
         self._numbers = itertools.count(1)
         self._is_async = markers.is_async_test(item)
         self._portal: Portal | None = None
@@ -84,12 +92,22 @@ class Runtime:
         self._profiles = self.run.profiles.with_fixture(profiles)
         _ = self.rules
 
+    def start_faults(self) -> None:
+        """Make what injects the faults of the test, if it has any."""
+        if self.faults is None and markers.has_faults(self.item):
+            from .faults.session import Faults
+
+            server = self.run.private_server() if markers.needs_private_server(self.item) else None
+            self.faults = Faults(self, server)
+
     def successor(self, database: "Database") -> "Runtime":
         """Return the runtime of one more example of this test: the same App, profiles and portal, and nothing else."""
         runtime = Runtime(self.item, database)
         runtime.app, runtime._profiles, runtime._portal = self.app, self._profiles, self._portal
         runtime._is_async = self._is_async  # at run time the test is what pytest-asyncio has made of it
         runtime.is_example = True
+        if self.faults is not None:
+            runtime.start_faults()
         return runtime
 
     @property
@@ -242,9 +260,12 @@ class Runtime:
     # workers and batches
 
     def worker_pool(
-        self, workers: int = 2, concurrency: int = 10, processes: bool = False, **options: Any
+        self, workers: int = 2, concurrency: int = 10, processes: bool | None = None, **options: Any
     ) -> "WorkerPool":
-        """Return a pool of workers, to be entered by `async with`. The options are those of commandbus.Worker."""
+        """Return a pool of workers, to be entered by `async with`. The options are those of commandbus.Worker.
+
+        processes: None for what suits the test: processes where it has faults and its App can be imported by path.
+        """
         from .process_pool import ProcessPool
         from .worker_pool import TaskPool
 
@@ -252,6 +273,8 @@ class Runtime:
             raise pytest.UsageError(
                 f"cb_worker_pool: workers={workers} and concurrency={concurrency} must both be at least 1"
             )
+        if processes is None:
+            processes = self.faults is not None and self.app_path is not None
         make = ProcessPool if processes else TaskPool
         pool = make(self, workers=workers, concurrency=concurrency, options=options)
         self.worker_pools.append(pool)
@@ -276,10 +299,26 @@ class Runtime:
             row = await (await connection.execute(statements.CONNECTIONS, own)).fetchone()
         return Room(*row) if row is not None else Room(0, 0, 0)
 
-    async def ensure_workers(self, workers: int, concurrency: int, processes: bool) -> None:
+    async def ensure_workers(self, workers: int, concurrency: int, processes: bool | None) -> None:
         """Start workers that end with the test, unless some run."""
         if not any(pool.running for pool in self.worker_pools):
             await self._stack.enter_async_context(self.worker_pool(workers, concurrency, processes))
+
+    async def outlasting(self, look: Callable[[], Awaitable[T]]) -> T:
+        """Look at the database; in a test with faults, look again when the server or the connection was lost."""
+        if self.faults is None:
+            return await look()
+        import psycopg
+        from psycopg_pool import PoolTimeout
+
+        deadline = time.monotonic() + LONGEST_OUTAGE
+        while True:
+            try:
+                return await look()
+            except (psycopg.OperationalError, PoolTimeout):
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(_LOOK_SECONDS)
 
     async def remember_trail(self) -> None:
         """Remember the audit trail as it is now, unless an earlier one is remembered: it only grows."""
@@ -294,6 +333,8 @@ class Runtime:
         __tracebackhide__ = True
         for pool in self.worker_pools:
             pool.check()
+        if self.faults is not None:
+            self.faults.check()
 
     async def sweep(self) -> int:
         """Park the commands that lost their last lease, in every domain of the App; return how many."""
@@ -317,7 +358,7 @@ class Runtime:
         name: str | None = None,
         workers: int = 2,
         concurrency: int = 10,
-        processes: bool = False,
+        processes: bool | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> "ProcessBatch":
         """Create a PROCESS batch with its processes, start workers when none run, and return its handle."""
@@ -332,6 +373,7 @@ class Runtime:
         await self.store_rules()
         bus = CommandBus(self.pool)
         batch_id = await bus.create_process_batch(known.domain, count, name=name or self.item.name)
+        self.batch_numbers[str(batch_id)] = number
         await BehaviorRepository(self.pool).number_batch(batch_id, number)
         await known.start_many(
             expand_data(initial_data, ordinals), batch_id=batch_id, first_ordinal=first_ordinal, on_progress=on_progress
@@ -353,7 +395,7 @@ class Runtime:
         name: str | None = None,
         workers: int = 2,
         concurrency: int = 10,
-        processes: bool = False,
+        processes: bool | None = None,
     ) -> "CommandBatch":
         """Create a COMMAND batch, start workers when none run, and return its handle."""
         from commandbus import CommandBus
@@ -367,6 +409,7 @@ class Runtime:
         # Together, or workers that run already could roll for a batch that has no number yet.
         async with self.pool.connection() as connection, connection.transaction():
             batch_id = await bus.create_batch(domain, commands, name=name or self.item.name, conn=connection)
+            self.batch_numbers[str(batch_id)] = number
             await BehaviorRepository().number_batch(batch_id, number, conn=connection)
         self.ledger.fill(batch_id, len(commands))
         batch = CommandBatch(self, domain, batch_id, await bus.get_batch(domain, batch_id))
@@ -428,6 +471,8 @@ class Runtime:
             self._portal.close()
         elif not self.finished:
             self.pool.abandon()
+        if self.faults is not None:
+            self.faults.close()
 
     def present(self, thing: T) -> T:
         """Return a fixture's value as it is to an async test, and as a blocking proxy to a plain one."""

@@ -141,10 +141,13 @@ class TaskPool(WorkerPool):
         domains = sorted(app.domains(self._runtime.pool))
         size = await self.size_pool(len(domains) * self._workers * KEPT + POOL_SIZE)
         await self._runtime.store_rules()
+        faults = self._runtime.faults
+        if faults is not None:
+            await faults.begin()
+        name = self._runtime.workers_name
+        dsn = self._runtime.database.dsn if faults is None else faults.worker_dsn(name)
         self._pool = LazyPool(
-            make_conninfo(self._runtime.database.dsn, application_name=self._runtime.workers_name),
-            max_size=size,
-            name=f"cb-workers-{self._runtime.database.name}",
+            make_conninfo(dsn, application_name=name), max_size=size, name=f"cb-workers-{self._runtime.database.name}"
         )
         for domain in domains:
             for number in range(1, self._workers + 1):
@@ -160,6 +163,10 @@ class TaskPool(WorkerPool):
         options = dict(self._options)
         # The test's own come before chaos, so that they see what it raises.
         middleware = [Witness(self._runtime.ledger), *options.pop("middleware", ())]
+        if self._runtime.faults is not None:
+            from .faults.middleware import FaultPoints
+
+            middleware.append(FaultPoints(self._runtime.faults))
         if self._runtime.rules:
             middleware.append(chaos_middleware(pool))
         return Worker(

@@ -7,9 +7,11 @@ from datetime import timedelta
 
 import psycopg
 import pytest
+from psycopg_pool import AsyncConnectionPool
 
 from commandbus import Command, CommandStatus, HandlerContext, LeaseLostError, RetryPolicy
-from tests.integration.worker_kit import Bench
+from commandbus.repositories.queue import claim
+from tests.integration.worker_kit import Bench, eventually
 
 pytestmark = pytest.mark.asyncio
 
@@ -291,3 +293,37 @@ async def test_a_worker_that_lost_its_connections_goes_on(bench: Bench) -> None:
                     await asyncio.sleep(0.01)
     assert await bench.trail(command_id) == ["SENT", "RECEIVED", "COMPLETED"]
     assert worker.counts.completed == 1
+
+
+async def test_what_a_claim_leased_whose_answer_was_lost_is_given_back_at_once(bench: Bench) -> None:
+    @bench.handler("Ping")
+    async def ping(command: Command, context: HandlerContext) -> None: ...
+
+    name = f"lost answers {bench.domain}"
+    options = {"visibility_timeout": 3_600, "poll_interval": 0.05, "listen": False}
+    async with (
+        AsyncConnectionPool(bench.dsn, kwargs={"application_name": name}, min_size=1, max_size=3, open=False) as pool,
+        bench.worker(pool, **options) as worker,
+    ):
+        async with await psycopg.AsyncConnection.connect(bench.dsn) as conn:
+            await conn.execute("LOCK TABLE commandbus.queue IN ACCESS EXCLUSIVE MODE")
+            command_id = await bench.send("Ping", conn=conn)
+            # as a claim of the worker's does whose answer it never sees
+            await claim(
+                conn, bench.domain, worker.worker_id or 0, limit=1, lease=3_600, max_attempts=3, after=0, only="Ping"
+            )
+
+            async def cut() -> bool | None:
+                """Whatever waits for the lock is cut off; a claim, in the end."""
+                waiting = await bench.execute(
+                    "SELECT pid, query LIKE '%%commandbus.claim(%%' FROM pg_stat_activity"
+                    " WHERE application_name = %s AND wait_event_type = 'Lock'",
+                    name,
+                )
+                for pid, _ in waiting:
+                    await bench.execute("SELECT pg_terminate_backend(%s)", pid)
+                return any(is_claim for _, is_claim in waiting) or None
+
+            await eventually(cut, "a claim that waits for the lock")
+        await bench.until(command_id)
+    assert await bench.trail(command_id) == ["SENT", "RECEIVED", "RELEASED", "RECEIVED", "COMPLETED"]

@@ -7,8 +7,8 @@ from uuid import UUID
 
 import pytest
 
-from commandbus import Command, CommandStatus, HandlerContext, Middleware, TransientCommandError
-from tests.integration.worker_kit import Bench
+from commandbus import Command, CommandStatus, Ended, HandlerContext, Middleware, TransientCommandError
+from tests.integration.worker_kit import Bench, eventually
 
 pytestmark = pytest.mark.asyncio
 
@@ -163,3 +163,81 @@ async def test_a_stop_amid_a_claim_releases_what_was_claimed(bench: Bench, timeo
         await stop
         await run
     assert await bench.trail(command_id) == ["SENT", "RECEIVED", "RELEASED"]
+
+
+async def test_a_layer_is_told_of_outcomes_before_and_after_they_are_recorded(bench: Bench) -> None:
+    told: list[tuple[str, str, CommandStatus]] = []
+
+    class Layer(Middleware):
+        async def settling(self, batch: Sequence[Ended]) -> None:
+            await self.tell("settling", batch)
+
+        async def settled(self, batch: Sequence[Ended]) -> None:
+            await self.tell("settled", batch)
+            raise ConnectionError("the collector is away")  # is logged, no more
+
+        async def tell(self, when: str, batch: Sequence[Ended]) -> None:
+            for context, event in batch:
+                status = (await bench.bus.get_command(context.command.command_id)).status
+                told.append((when, event, status))
+
+    @bench.handler("Ping")
+    async def ping(command: Command, context: HandlerContext) -> None:
+        if context.attempt == 1:
+            raise TransientCommandError("AGAIN")
+
+    @bench.handler("OwnTransaction")
+    async def own_transaction(command: Command, context: HandlerContext) -> None:
+        async with context.transaction():
+            await context.complete()
+        async with context.transaction():  # has nothing to settle any more
+            pass
+
+    in_progress, completed = CommandStatus.IN_PROGRESS, CommandStatus.COMPLETED
+    async with bench.worker(middleware=[Layer()]):
+        await bench.until(await bench.send("Ping"))
+        await eventually(lambda: found(len(told) == 4), "four calls")
+        assert told == [
+            ("settling", "RETRY_SCHEDULED", in_progress),
+            ("settled", "RETRY_SCHEDULED", CommandStatus.PENDING),
+            ("settling", "COMPLETED", in_progress),
+            ("settled", "COMPLETED", completed),
+        ]
+        await bench.until(await bench.send("OwnTransaction"))
+        await eventually(lambda: found(len(told) == 6), "two calls more")
+    assert told[4:] == [("settling", "COMPLETED", in_progress), ("settled", "COMPLETED", completed)]
+
+
+async def test_a_layer_is_told_of_an_outcome_that_came_too_late(bench: Bench) -> None:
+    events: list[str] = []
+    entered, go_on = asyncio.Event(), asyncio.Event()
+
+    class Layer(Middleware):
+        async def claimed(self, batch: Sequence[HandlerContext]) -> None:
+            if entered.is_set():
+                raise ConnectionError("what it claims again is for others")
+
+        async def settling(self, batch: Sequence[Ended]) -> None:
+            entered.set()
+            await go_on.wait()
+
+        async def settled(self, batch: Sequence[Ended]) -> None:
+            events.extend(ended.event for ended in batch)
+
+    @bench.handler("Ping")
+    async def ping(command: Command, context: HandlerContext) -> None: ...
+
+    async with bench.worker(middleware=[Layer()]):
+        command_id = await bench.send("Ping")
+        await entered.wait()
+        await bench.skip(60)  # its lease runs out
+        async with bench.worker():
+            await bench.until(command_id)
+        go_on.set()
+        await bench.until_event(command_id, "LATE_OUTCOME_DROPPED")
+        await eventually(lambda: found(bool(events)), "the call after")
+    assert events == ["LATE_OUTCOME_DROPPED"]
+
+
+async def found(so: bool) -> bool | None:
+    return so or None

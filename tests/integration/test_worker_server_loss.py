@@ -60,6 +60,27 @@ async def test_a_worker_goes_on_after_the_server_has_crashed(
     await running
 
 
+async def test_a_worker_starts_on_connections_that_the_server_has_ended_meanwhile(
+    server: EmbeddedPostgres, pool: AsyncConnectionPool
+) -> None:
+    app, bus = App(), CommandBus(pool)
+
+    @app.handler(DOMAIN, "BeforeAndAfter")
+    async def answer(command: Command, context: HandlerContext) -> dict[str, bool]:
+        return {"done": True}
+
+    await pool.wait()
+    await asyncio.to_thread(server.restart)
+    worker = Worker(pool, domain=DOMAIN, handler_registry=app.registry)
+    running = asyncio.create_task(worker.run())
+    command_id = uuid4()
+    await asyncio.wait_for(worker.ready.wait(), PATIENCE)
+    await eventually_sent(bus, command_id)
+    assert await eventually(lambda: completed(bus, command_id), f"{command_id} completed") == {"done": True}
+    await worker.stop()
+    await running
+
+
 async def test_a_stop_does_not_wait_for_a_server_that_is_gone(
     server: EmbeddedPostgres, pool: AsyncConnectionPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,7 @@ FIXTURES = [
         "cb_clock",
         "cb_audit",
     ),
-    *("cb_worker_pool", "cb_process_batch", "cb_command_batch", "cb_load"),
+    *("cb_worker_pool", "cb_process_batch", "cb_command_batch", "cb_load", "cb_faults"),
 ]
 
 
@@ -122,5 +122,5 @@ def test_every_option_begins_with_cb(pytestconfig: pytest.Config, suite: Suite):
 def test_every_marker_is_registered(suite: Suite):
     suite.write("", head="")
     text = suite.run("--markers").stdout.str()
-    for name in ("chaos", "load", "cb_clock", "cb_database", "cb_no_audit"):
+    for name in ("chaos", "faults", "cb_crash_matrix", "load", "cb_clock", "cb_database", "cb_no_audit"):
         assert f"@pytest.mark.{name}" in text

@@ -57,6 +57,12 @@ class QueueSQL:
         SELECT seq, lease_until
           FROM commandbus.renew(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s, %(lease)s, %(audited)s)"""
     RELEASE = "SELECT commandbus.release(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s)"
+    # Gives back what a worker leased by a claim whose answer it never got: what it holds but for `known`.
+    RELEASE_UNKNOWN = """
+        SELECT commandbus.release(%(domain)s, %(worker)s, array_agg(q.seq), array_agg(q.epoch))
+          FROM commandbus.queue q
+         WHERE q.domain = %(domain)s AND q.worker_id = %(worker)s AND q.seq <> ALL (%(known)s::bigint[])
+        HAVING count(*) > 0"""
     LOCK_CLAIMS = """
         SELECT seq, canceling FROM commandbus.lock_claims(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s)"""
     SWEEP = "SELECT commandbus.sweep(%(domain)s, %(upto)s)"

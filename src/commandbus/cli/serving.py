@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import AsyncConnectionPool
 
 from commandbus._core.connection import Pool
@@ -26,6 +27,8 @@ _log = logging.getLogger(__name__)
 
 MiddlewareFactory = Callable[[Pool], Middleware]
 _LARGEST_SHARE = 10  # connections for the handlers of one worker: more handlers than that wait for one another
+# Linux by itself takes two hours on an idle connection, and a quarter of an hour on one with something under way.
+_NOTICING_SILENCE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4, "tcp_user_timeout": 30_000}
 _GIVE_UP = 30.0  # seconds that the other workers get to stop when one died
 
 
@@ -50,8 +53,9 @@ class Serving:
 async def serve(app: App, asked: Serving, *, announce: Callable[[str], None]) -> None:
     """Work until a signal. `announce` is called once, when every worker is registered. Raises Failure."""
     await check_database(asked.dsn)
-    # a proxy that pools transactions may lose prepared statements as it loses notifications
-    kwargs = {} if asked.listen else {"prepare_threshold": None}
+    kwargs: dict[str, Any] = noticing_silence(asked.dsn)
+    if not asked.listen:  # a proxy that pools transactions may lose prepared statements as it loses notifications
+        kwargs["prepare_threshold"] = None
     # its size is known once the domains are, and those come from managers that were given the pool
     async with AsyncConnectionPool(
         asked.dsn, kwargs=kwargs, min_size=0, max_size=1, open=False, name="commandbus worker"
@@ -63,6 +67,15 @@ async def serve(app: App, asked: Serving, *, announce: Callable[[str], None]) ->
         spare_the_collector()
         what = f"domains: {', '.join(domains)}; concurrency: {asked.concurrency}; pool: {size}; pid: {os.getpid()}"
         await _run(workers, lambda: announce(what), asked.line)
+
+
+def noticing_silence(dsn: str) -> dict[str, Any]:
+    """Return the connection parameters by which TCP notices within half a minute that nobody answers.
+
+    Without those that the connection string gives itself.
+    """
+    given = conninfo_to_dict(dsn)
+    return {name: value for name, value in _NOTICING_SILENCE.items() if name not in given}
 
 
 def _domains(app: App, asked: Serving, pool: Pool) -> list[str]:

@@ -1,6 +1,6 @@
 """The worker's verbs on the queue."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -60,6 +60,11 @@ async def renew(
 async def release(conn: Connection, domain: str, worker_id: int, claims: Sequence[Claimed]) -> None:
     """Give commands back that were not started."""
     await conn.execute(QueueSQL.RELEASE, QueueParams.claims(domain, worker_id, claims))
+
+
+async def release_unknown(conn: Connection, domain: str, worker_id: int, known: Collection[int]) -> None:
+    """Give back what the worker holds without knowing it; `known` are the seqs that it knows."""
+    await conn.execute(QueueSQL.RELEASE_UNKNOWN, {"domain": domain, "worker": worker_id, "known": list(known)})
 
 
 async def lock_claims(conn: Connection, domain: str, worker_id: int, claims: Sequence[Claimed]) -> dict[int, bool]:

@@ -59,6 +59,11 @@ class Intake:
             return lane.room(batch_size, self.lease, unsettled)
         return 0 if unsettled > 2 * batch_size else lane.room(batch_size, self.lease, 0)
 
+    def known(self) -> set[int]:
+        """The seqs of everything that the worker knows it has claimed."""
+        waiting = {pending.claimed.seq for lane in self.slots.lanes for pending in lane.pending}
+        return waiting | {pending.claimed.seq for pending in self.slots.running.values()} | self._settling.seqs()
+
     async def take(self, lane: Lane, claims: Sequence[Claimed], claimed_at: float) -> list[Claimed]:
         """Start what was claimed; returns what is to be released.
 
@@ -93,7 +98,7 @@ class Intake:
         return excess
 
     def _pending(self, lane: Lane, claimed: Claimed, claimed_at: float) -> Pending | None:
-        lease = CommandLease(claimed, self._pool, self.settlement)
+        lease = CommandLease(claimed, self._pool, self.settlement, self._settling.hooks)
         try:
             handler = self._registry.get(self.settlement.domain, claimed.command_type)
         except HandlerNotFoundError:
@@ -173,6 +178,7 @@ class Claiming:
         self._is_woken = False
         self._look_at: float | None = None  # when something drained is to be looked at again
         self._is_stopping = False
+        self._is_unanswered = False  # the last claim may have leased something that nobody here knows of
 
     def wake(self) -> None:
         """Something may be due."""
@@ -255,6 +261,10 @@ class Claiming:
 
     async def _ask(self, conn: Connection, lane: Lane, limit: int) -> list[Claimed]:
         place, settlement = self._places[lane], self._intake.settlement
+        if self._is_unanswered:
+            known = self._intake.known()  # before the database is asked: what is settled meanwhile is no surprise
+            await queue.release_unknown(conn, settlement.domain, settlement.worker_id, known)
+        self._is_unanswered = True
         began = asyncio.get_running_loop().time()  # of this attempt: an outage before it is no slow look
         claims = await queue.claim(
             conn,
@@ -268,6 +278,7 @@ class Claiming:
             excluding=() if lane.only else [*self._capped, *self.others_types],
         )
         place.claim_seconds = asyncio.get_running_loop().time() - began
+        self._is_unanswered = False
         return claims
 
     async def _pause(self) -> None:

@@ -16,6 +16,7 @@ from commandbus.handler import HandlerContext, Result
 from commandbus.outcome import completed
 from commandbus.repositories import queue
 from commandbus.settlement import Finished, Settlement
+from commandbus.worker.hooks import SettleHooks
 
 # A transaction whose worker hangs is ended by the server, so that its row locks do not outlive it.
 _IDLE_LIMIT = "SELECT pg_catalog.set_config('idle_in_transaction_session_timeout', %s, true)"
@@ -29,12 +30,14 @@ def margin(lease: float) -> float:
 class CommandLease:
     """The lease of one claimed command (the Lease of its HandlerContext)."""
 
-    __slots__ = ("_claimed", "_conn", "_is_lost", "_is_recorded", "_pool", "_settlement", "run")
+    __slots__ = ("_claimed", "_conn", "_hooks", "_is_lost", "_is_recorded", "_pool", "_recorded", "_settlement", "run")
 
-    def __init__(self, claimed: Claimed, pool: Pool, settlement: Settlement) -> None:
+    def __init__(self, claimed: Claimed, pool: Pool, settlement: Settlement, hooks: SettleHooks | None = None) -> None:
         self._claimed = claimed
         self._pool = pool
         self._settlement = settlement
+        self._hooks = hooks or SettleHooks()
+        self._recorded: list[Finished] = []
         self._conn: Connection | None = None
         self._is_lost = False
         self._is_recorded = False
@@ -90,6 +93,8 @@ class CommandLease:
                 raise
             if self._is_recorded and self.run is not None:
                 self.run.is_settled = True
+                recorded, self._recorded = self._recorded, []  # once, if the handler opens another transaction
+                await self._hooks.after(recorded)
 
     async def _is_still_claimed(self, conn: Connection) -> bool:
         settlement = self._settlement
@@ -104,7 +109,9 @@ class CommandLease:
         if self._is_recorded:
             raise InvalidOperationError("this command is already completed in this transaction")
         outcome = completed(result, self._claimed.failures, context.details)
-        if await self._settlement.settle(self._conn, [Finished(self._claimed, outcome)]):
+        self._recorded = [Finished(self._claimed, outcome, context=context)]
+        await self._hooks.before(self._recorded)
+        if await self._settlement.settle(self._conn, self._recorded):
             self._is_lost = True
             raise LeaseLostError(context.command.command_id)
         self._is_recorded = True

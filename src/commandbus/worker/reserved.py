@@ -45,6 +45,8 @@ class ReservedConnection:
                 f"the pool {self._pool.name!r} (max_size={self._pool.max_size}) had no connection for a worker within "
                 f"{self._pool.timeout:g} s: each worker keeps 2 and its handlers need at least 1 more; raise max_size"
             ) from None
+        except psycopg.OperationalError as error:  # the server is just going; the first use takes another one
+            _log.warning("a connection was lost at the start, connecting again: %s", error, extra=self.about)
 
     async def close(self) -> None:
         """Give the connection back as it was."""

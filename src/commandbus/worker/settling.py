@@ -16,6 +16,7 @@ from commandbus.process.router import ProcessReplyRouter
 from commandbus.repositories import workers
 from commandbus.settlement import Finished, Settlement, split_group
 from commandbus.worker import outcome_log
+from commandbus.worker.hooks import SettleHooks
 from commandbus.worker.lanes import Pending
 from commandbus.worker.reserved import ReservedConnection
 
@@ -35,7 +36,9 @@ class Settling:
         router: ProcessReplyRouter,
         counts: workers.WorkerCounts,
         poll_interval: float,
+        hooks: SettleHooks | None = None,
     ) -> None:
+        self.hooks = hooks or SettleHooks()
         self.on_space: Callable[[], None] = lambda: None
         self.on_delayed: Callable[[], None] = lambda: None  # something is due later
         self._conn = conn
@@ -46,6 +49,7 @@ class Settling:
         self._finished: list[Finished] = []
         self._unhandled: list[Claimed] = []
         self._settling = 0
+        self._under_way: list[Claimed] = []  # neither waits nor is done
         self._work = asyncio.Event()
         self._flushed = asyncio.Event()
         self._flushed.set()
@@ -57,6 +61,10 @@ class Settling:
         """How many outcomes are not settled yet."""
         return len(self._finished) + len(self._unhandled) + self._settling
 
+    def seqs(self) -> set[int]:
+        """The seqs of what is not settled yet."""
+        return {f.claimed.seq for f in self._finished} | {c.seq for c in (*self._unhandled, *self._under_way)}
+
     def add(self, pending: Pending, outcome: Outcome | None) -> None:
         """Take an attempt's outcome; None when there is nothing to settle."""
         if outcome is None:
@@ -65,7 +73,7 @@ class Settling:
                 pending.seconds = None
             self.on_space()
             return
-        self._finished.append(Finished(pending.claimed, outcome, pending.seconds))
+        self._finished.append(Finished(pending.claimed, outcome, pending.seconds, pending.run.context))
         self._flushed.clear()
         self._work.set()
 
@@ -102,12 +110,18 @@ class Settling:
         while self._finished or self._unhandled:
             unhandled, self._unhandled = self._unhandled, []
             self._settling = len(unhandled)
+            self._under_way = unhandled
             for claimed in unhandled:
                 self._finished.append(Finished(claimed, await self._not_found(claimed)))
             group, self._finished = split_group(self._finished, _LARGEST)
             self._settling = len(group)
-            self._count(group, await self._settle(group))
+            self._under_way = [finished.claimed for finished in group]
+            await self.hooks.before(group)
+            lost = await self._settle(group)
+            await self.hooks.after(group, lost)
+            self._count(group, lost)
             self._settling = 0
+            self._under_way = []
             self.on_space()
             if any(finished.outcome.delay is not None for finished in group):
                 self.on_delayed()

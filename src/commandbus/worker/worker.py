@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from commandbus._core.connection import Pool
+from commandbus._core.connection import Connection, Pool
 from commandbus._core.queue_sql import Claimed
 from commandbus.errors import PoolTooSmallError
 from commandbus.executor import Executor
@@ -21,6 +21,7 @@ from commandbus.process.router import ProcessReplyRouter
 from commandbus.repositories import workers
 from commandbus.settlement import Settlement
 from commandbus.worker.claiming import Claiming, Intake
+from commandbus.worker.hooks import SettleHooks
 from commandbus.worker.lanes import lanes
 from commandbus.worker.reserved import ReservedConnection
 from commandbus.worker.settling import Settling
@@ -122,16 +123,7 @@ class Worker:
             )
         await claim_conn.open()
         await settle_conn.open()
-        async with claim_conn.use() as conn:
-            await check_schema(conn)
-            self.worker_id = await workers.register(
-                conn,
-                self.domain,
-                self._registry.command_types(self.domain),
-                [p.process_type for p in self._processes],
-                self._concurrency,
-                self.counts,
-            )
+        self.worker_id = await claim_conn.retrying(self._register, "start")
         claim_conn.about = settle_conn.about = self._about()
         _log.info(
             "worker %d started: domain %s, %d at once",
@@ -139,6 +131,17 @@ class Worker:
             self.domain,
             self._concurrency,
             extra=self._about(),
+        )
+
+    async def _register(self, conn: Connection) -> int:
+        await check_schema(conn)
+        return await workers.register(
+            conn,
+            self.domain,
+            self._registry.command_types(self.domain),
+            [p.process_type for p in self._processes],
+            self._concurrency,
+            self.counts,
         )
 
     def _say_ended(self, worker_id: int) -> None:
@@ -163,8 +166,9 @@ class Worker:
         worker_id = self.worker_id or 0
         settlement = Settlement(self.domain, worker_id, {p.process_type: p for p in self._processes})
         router = ProcessReplyRouter(self._processes)
+        hooks = SettleHooks(self._middleware)
         looks_for_replies = self._poll_interval * (_LISTENING if self._listen else 1)
-        settling = Settling(settle_conn, settlement, router, self.counts, looks_for_replies)
+        settling = Settling(settle_conn, settlement, router, self.counts, looks_for_replies, hooks)
         executor = Executor(self._policy, self._middleware, threads)
         by_lane = lanes(self._concurrency, self._registry.caps(self.domain))
         slots = Slots(self._concurrency, by_lane, executor, settling.add)
@@ -172,8 +176,9 @@ class Worker:
         claiming = Claiming(
             claim_conn, intake, by_lane, self.counts, self._policy.max_attempts, self._poll_interval, self._batch_size
         )
-        async with claim_conn.use() as conn:
-            claiming.others_types = await workers.others_types(conn, worker_id)
+        claiming.others_types = await claim_conn.retrying(
+            lambda conn: workers.others_types(conn, worker_id), "look for other workers"
+        )
         settling.on_space, settling.on_delayed = claiming.look, claiming.wake
         upkeep = Upkeep(claim_conn, worker_id, self.domain, slots, claiming, self.counts, self._lease)
 
