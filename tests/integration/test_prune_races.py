@@ -1,7 +1,6 @@
 """Pruning beside whatever else goes on: workers, late outcomes, other prunes, and an end at any moment."""
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -66,14 +65,9 @@ def ended_batch(bus: Bus, count: int) -> UUID:
     batch = bus.batch("batch", count)
     bus.send(*(f"member {n}" for n in range(count)), batch_id=str(batch))
     claims = bus.rows("SELECT * FROM commandbus.claim('orders', 1, %(count)s, '1 hour', 3, 0)", count=count)
-    outcomes = [
-        {"seq": c["seq"], "command_id": str(c["command_id"]), "domain": "orders", "command_type": "Reserve",
-         "event": "COMPLETED", "status": "COMPLETED", "attempts": 1, "epoch": c["epoch"], "max_attempts": 3}
-        for c in claims
-    ]  # fmt: skip
     bus.rows(
-        "SELECT commandbus.settle('orders', 1, %(seqs)s, %(epochs)s, %(outcomes)s, '[]', '[]')",
-        seqs=[c["seq"] for c in claims], epochs=[c["epoch"] for c in claims], outcomes=json.dumps(outcomes),
+        "SELECT commandbus.settle('orders', 1, %(ids)s::uuid[], %(epochs)s::integer[])",
+        ids=[c["command_id"] for c in claims], epochs=[c["epoch"] for c in claims],
     )  # fmt: skip
     return batch
 
@@ -98,7 +92,7 @@ async def test_an_outcome_that_comes_after_the_prune_leaves_nothing(bus: Bus, po
     zombie = bus.claim("a", lease="0")
     bus.settle(bus.claim("a", worker=2))
     assert (await prune(pool, NOW)).commands == 1
-    assert bus.settle(zombie) == [zombie["seq"]]
+    assert bus.settle(zombie) == [zombie["command_id"]]
     assert sizes(bus)["event"] == 0
 
 
