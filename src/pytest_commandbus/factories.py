@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .runtime import InitialData, Runtime, expand_data
+from .runtime import Runtime
+from .starting import InitialData, expand_data, start_command_batch, start_process_batch
 
 if TYPE_CHECKING:
     from .command_batch import CommandBatch
@@ -54,7 +55,8 @@ class ProcessBatchFactory:
         """
         if count < 0:
             raise pytest.UsageError(f"cb_process_batch: count={count} must not be negative")
-        return await self._runtime.process_batch(
+        return await start_process_batch(
+            self._runtime,
             manager,
             count=count,
             initial_data=initial_data,
@@ -104,6 +106,6 @@ class CommandBatchFactory:
         if count < 0:
             raise pytest.UsageError(f"cb_command_batch: count={count} must not be negative")
         commands = [BatchCommand(command_type, uuid4(), each) for each in expand_data(data, range(count))]
-        return await self._runtime.command_batch(
-            domain, commands, name=name, workers=workers, concurrency=concurrency, processes=processes
+        return await start_command_batch(
+            self._runtime, domain, commands, name=name, workers=workers, concurrency=concurrency, processes=processes
         )

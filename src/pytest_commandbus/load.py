@@ -21,6 +21,7 @@ from . import markers, thresholds, xdist
 from .load_ledger import LoadLedger, Shard, ShardState
 from .load_result import LoadResult, figures, judgement
 from .oracle import Prediction
+from .starting import start_process_batch
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
@@ -198,7 +199,8 @@ class _LoadRun:
     async def _create(self, shard: Shard) -> ProcessBatch | None:
         if not shard.ordinals:
             return None
-        return await self._runtime.process_batch(
+        return await start_process_batch(
+            self._runtime,
             self._order.manager,
             count=len(shard.ordinals),
             initial_data=self._order.initial_data,

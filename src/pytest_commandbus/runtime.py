@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -15,7 +15,7 @@ from .application import check_app, path_of
 from .run import RUN, Run
 
 if TYPE_CHECKING:
-    from commandbus import App, BatchCommand, TroubleshootingQueue
+    from commandbus import App, TroubleshootingQueue
     from commandbus.process import BaseProcessManager
     from commandbus.sync import Portal
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 LONGEST_OUTAGE = 60.0
 _LOOK_SECONDS = 0.05
-InitialData = Mapping[str, Any] | Sequence[Mapping[str, Any]] | Callable[[int], Mapping[str, Any]] | None
 
 
 class Runtime:
@@ -347,77 +346,6 @@ class Runtime:
                 swept += 0 if row is None else int(row[0])
         return swept
 
-    async def process_batch(
-        self,
-        manager: Any,
-        *,
-        count: int = 1,
-        initial_data: InitialData = None,
-        first_ordinal: int = 0,
-        batch_number: int | None = None,
-        name: str | None = None,
-        workers: int = 2,
-        concurrency: int = 10,
-        processes: bool | None = None,
-        on_progress: Callable[[int], None] | None = None,
-    ) -> "ProcessBatch":
-        """Create a PROCESS batch with its processes, start workers when none run, and return its handle."""
-        from commandbus import CommandBus
-
-        from .behavior import BehaviorRepository
-        from .process_batch import ProcessBatch
-
-        known = self.manager(manager)
-        number = self.next_batch_number() if batch_number is None else batch_number
-        ordinals = range(first_ordinal, first_ordinal + count)
-        await self.store_rules()
-        bus = CommandBus(self.pool)
-        batch_id = await bus.create_process_batch(known.domain, count, name=name or self.item.name)
-        self.batch_numbers[str(batch_id)] = number
-        await BehaviorRepository(self.pool).number_batch(batch_id, number)
-        await known.start_many(
-            expand_data(initial_data, ordinals), batch_id=batch_id, first_ordinal=first_ordinal, on_progress=on_progress
-        )
-        self.ledger.fill(batch_id, count)
-        batch = ProcessBatch(
-            self, known, batch_id, await bus.get_batch(known.domain, batch_id), ordinals=ordinals, number=number
-        )
-        self.batches.append(batch)
-        if workers:
-            await self.ensure_workers(workers, concurrency, processes)
-        return batch
-
-    async def command_batch(
-        self,
-        domain: str,
-        commands: "Sequence[BatchCommand]",
-        *,
-        name: str | None = None,
-        workers: int = 2,
-        concurrency: int = 10,
-        processes: bool | None = None,
-    ) -> "CommandBatch":
-        """Create a COMMAND batch, start workers when none run, and return its handle."""
-        from commandbus import CommandBus
-
-        from .behavior import BehaviorRepository
-        from .command_batch import CommandBatch
-
-        await self.store_rules()
-        bus = CommandBus(self.pool)
-        number = self.next_batch_number()
-        # Together, or workers that run already could roll for a batch that has no number yet.
-        async with self.pool.connection() as connection, connection.transaction():
-            batch_id = await bus.create_batch(domain, commands, name=name or self.item.name, conn=connection)
-            self.batch_numbers[str(batch_id)] = number
-            await BehaviorRepository().number_batch(batch_id, number, conn=connection)
-        self.ledger.fill(batch_id, len(commands))
-        batch = CommandBatch(self, domain, batch_id, await bus.get_batch(domain, batch_id))
-        self.batches.append(batch)
-        if workers:
-            await self.ensure_workers(workers, concurrency, processes)
-        return batch
-
     # the end
 
     async def finish(self, error: BaseException | None) -> None:
@@ -483,18 +411,3 @@ class Runtime:
         if self._portal is None:
             self._portal = Portal()
         return cast("T", SyncProxy(thing, self._portal))
-
-
-def expand_data(given_data: InitialData, ordinals: range) -> Iterator[dict[str, Any]]:
-    """Yield the data of each ordinal: the same for all, its own of a list, or what the given function makes of it.
-
-    Errors: pytest.UsageError for a list of another length.
-    """
-    if isinstance(given_data, Sequence) and len(given_data) != len(ordinals):
-        raise pytest.UsageError(f"a list of data has one for each: {len(given_data)} for {len(ordinals)}")
-    for ordinal in ordinals:
-        if isinstance(given_data, Sequence):
-            given: Mapping[str, Any] | None = given_data[ordinal - ordinals.start]
-        else:
-            given = given_data(ordinal) if callable(given_data) else given_data
-        yield dict(given or {})
