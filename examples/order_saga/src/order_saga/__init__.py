@@ -1,0 +1,1 @@
+"""Orders that are reserved, charged and shipped, or undone."""
