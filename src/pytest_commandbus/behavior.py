@@ -20,6 +20,7 @@ from commandbus.errors import BusinessRuleError, PermanentCommandError, SchemaEr
 from commandbus.handler import HandlerContext, Middleware, Result
 
 from . import behavior_sql as sql
+from .answers import AnsweringLease, answer
 from .chaos import CommandBehavior, RollKey, roll
 from .chaos_rules import ChaosRule, ChaosRules
 
@@ -277,10 +278,9 @@ async def inject(
         raise _ERRORS[rolled.outcome](rolled.error_code or rolled.outcome, rolled.error_message or "")
     if rolled.duration_ms:
         await asyncio.sleep(rolled.duration_ms / 1000)
-    result = await call_next()
-    if not behavior.send_response:
-        return None
-    return result if behavior.response_data is None else {**(result or {}), **behavior.response_data}
+    if behavior.changes_response:  # also for a handler that completes in a transaction
+        context.lease = AnsweringLease(context.lease, behavior)
+    return answer(behavior, await call_next())
 
 
 def roll_key(context: HandlerContext, batch_number: int) -> RollKey:

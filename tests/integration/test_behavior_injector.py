@@ -251,6 +251,32 @@ async def test_a_success_may_be_answered_otherwise(
     assert attempts.ran == {"SendMail": 1}
 
 
+@pytest.mark.parametrize("blocking", [False, True])
+@pytest.mark.parametrize(
+    ("behavior", "result"),
+    [({"response_data": {"more": [1]}}, {"real": True, "more": [1]}), ({"send_response": False}, None)],
+)
+async def test_so_may_one_that_is_completed_in_a_transaction(
+    pool: Pool, attempts: Attempts, blocking: bool, behavior: dict[str, Any], result: Any
+) -> None:
+    @attempts.app.handler(DOMAIN, "BookMail")
+    async def book(command: Command, ctx: HandlerContext) -> None:
+        async with ctx.transaction():
+            await ctx.extend_visibility(60)
+            await ctx.complete({"real": True})
+
+    @attempts.app.handler(DOMAIN, "BookPlain")
+    def book_plain(command: Command, ctx: HandlerContext) -> None:
+        with ctx.sync.transaction():
+            ctx.sync.complete({"real": True})
+
+    await BehaviorRepository(pool).store_rules(SEED, ChaosRules())
+    async with working(pool, attempts):
+        command_id = await send(pool, "BookPlain" if blocking else "BookMail", CommandBehavior(**behavior))
+        [command] = await settled(pool, command_id)
+    assert (command.status, command.result) == (CommandStatus.COMPLETED, result)
+
+
 @pytest.mark.parametrize("command_type", ["SendMail", "Plain"])
 async def test_a_success_takes_the_time_that_was_rolled(pool: Pool, attempts: Attempts, command_type: str) -> None:
     slow = CommandBehavior(min_duration_ms=200, max_duration_ms=300)
