@@ -11,7 +11,7 @@ async def test_a_bank_that_is_away_for_minutes_costs_three_retries(cb_process_ba
     await batch.complete()
 
     await batch.assert_completed()
-    assert cb_clock.skipped > 10 + 60 + 300 - 60  # waited for 10, 60 and 300 seconds, in hardly any real time
+    assert cb_clock.skipped > 300  # it waited for 10, 60 and 300 seconds, in hardly any real time
     (process,) = await batch.processes()
     events = [entry.event for entry in await batch.timeline(process.process_id) if entry.step == "ChargeCard"]
     assert events.count("RETRY_SCHEDULED") == 3

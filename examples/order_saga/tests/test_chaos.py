@@ -12,7 +12,7 @@ async def test_each_order_ends_as_its_seed_predicts(cb_process_batch, books):
 
     assert await batch.observed() == batch.predict()
     assert await books.parcels() == batch.stats.completed_count
-    assert await books.wrong() == []
+    assert len(await books.wrong()) == batch.stats.in_troubleshooting_count  # hardly ever; it holds pieces till then
 
 
 @pytest.mark.chaos("black-friday")  # of pyproject.toml; whole runs can have it, too: pytest --cb-chaos=black-friday

@@ -6,7 +6,7 @@ from order_saga.process import OrderProcess
 
 
 @pytest.mark.faults(
-    kill={"at": "after_handler", "step": "charge"},  # the worst moment: done, and nobody knows
+    kill={"at": "before_settle", "step": "charge"},  # the worst moment: the money is taken, and nobody knows
     terminate={"at": "before_settle", "step": "ship", "times": 2},
 )
 async def test_money_and_stock_add_up_whatever_dies(cb_process_batch, books):
