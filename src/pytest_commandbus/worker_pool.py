@@ -56,6 +56,10 @@ class WorkerPool(ABC):
         """Tell whether its workers were started and not stopped."""
 
     @abstractmethod
+    def is_ready(self) -> bool:
+        """Tell whether every worker has opened its sessions and claims."""
+
+    @abstractmethod
     async def start(self) -> None:
         """Start the workers."""
 
@@ -130,6 +134,10 @@ class TaskPool(WorkerPool):
     def running(self) -> bool:
         """Tell whether its workers were started and not stopped."""
         return bool(self._tasks)
+
+    def is_ready(self) -> bool:
+        """Tell whether every worker has opened its sessions and claims."""
+        return all(worker.ready.is_set() for worker in self._tasks.values())
 
     async def start(self) -> None:
         """Start the workers."""

@@ -89,7 +89,7 @@ def test_the_reference_lists_every_fixture_marker_option_and_ini_key(pytester: p
     }
     options = set(re.findall(r"^  (--cb-[a-z-]+)", told["--help"], re.MULTILINE))
     keys = set(re.findall(r"^  (cb_\w+) \(", told["--help"], re.MULTILINE))
-    markers = set(re.findall(r"^@pytest\.mark\.(chaos|load|cb_\w+)", told["--markers"], re.MULTILINE))
+    markers = set(re.findall(r"^@pytest\.mark\.(chaos|load|faults|cb_\w+)", told["--markers"], re.MULTILINE))
     fixtures = set(re.findall(r"^(cb_\w+)(?: \[\w+ scope\])? --", told["--fixtures"], re.MULTILINE))
     for kind, names in {"option": options, "ini key": keys, "marker": markers, "fixture": fixtures}.items():
         listed = set(re.findall(rf"^### `([^`(=\[]+).*<!-- {kind} -->", text, re.MULTILINE))

@@ -1,7 +1,6 @@
 """Who acts in a schedule. Each owns one connection and does one step at a time, by the bus's own verbs."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -28,8 +27,6 @@ Move = tuple[float, str, Callable[[], Coroutine[Any, Any, object]]]  # weight, n
 
 LEASE = 30.0
 POLICY = RetryPolicy(max_attempts=3, backoff_schedule=[10, 60])
-
-logging.getLogger("commandbus").setLevel(logging.CRITICAL)
 
 
 class Actor:

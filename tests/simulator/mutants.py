@@ -75,7 +75,7 @@ SETTLING = [
     Mutant("a handler runs twice in one attempt", ("S8",), (Executor, "execute"), "outcome = completed(",
            "await self._call(run); outcome = completed("),
     Mutant("a lost completion commits its effect", ("S8",), (CommandLease, "complete"),
-           "[Finished(self._claimed, outcome)]):", "[Finished(self._claimed, outcome)]) and False:"),
+           "settle(self._conn, self._recorded):", "settle(self._conn, self._recorded) and False:"),
     Mutant("a hook is called for what is lost", ("S8",), (Settlement, "_settle"),
            "for f, a in advanced if f.claimed.seq in ours]", "for f, a in advanced]"),
 ]  # fmt: skip

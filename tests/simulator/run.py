@@ -1,5 +1,6 @@
 """Plays many seeds, one after another, and says which of them broke what."""
 
+import logging
 from collections.abc import AsyncIterator, Container, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -32,9 +33,15 @@ def prepare(dsn: str) -> None:
 
 @asynccontextmanager
 async def on_stage(dsn: str) -> AsyncIterator[Schedule]:
-    """A cast with open connections to a prepared database."""
-    async with Stage(dsn, ACTORS) as stage:
-        yield Schedule(stage)
+    """A cast with open connections to a prepared database; what the bus logs of the trouble is not said meanwhile."""
+    log = logging.getLogger("commandbus")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        async with Stage(dsn, ACTORS) as stage:
+            yield Schedule(stage)
+    finally:
+        log.setLevel(level)
 
 
 async def first_failure(

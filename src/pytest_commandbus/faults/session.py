@@ -299,11 +299,9 @@ class Faults:
 
     async def _stand(self) -> None:
         """Wait until the server answers, and every pool has its number of workers that are ready."""
-        from ..process_pool import ProcessPool
-
         await self._serve()
         deadline = time.monotonic() + RECOVERY_SECONDS
-        pools = [pool for pool in self._runtime.worker_pools if isinstance(pool, ProcessPool) and pool.running]
+        pools = [pool for pool in self._runtime.worker_pools if pool.running]
         while not all(pool.is_ready() for pool in pools):
             self._runtime.check_workers()
             if time.monotonic() > deadline:
