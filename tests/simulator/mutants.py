@@ -7,7 +7,6 @@ from commandbus.process import ProcessReplyRouter, advance, cancelling, decide
 from commandbus.settlement import Settlement
 from commandbus.troubleshooting import actions
 from commandbus.worker.leases import CommandLease
-from tests.simulator import actors
 from tests.simulator.planting import NO_FENCE, Mutant
 
 OURS = "WHERE q.seq = s.seq AND q.epoch = s.epoch AND q.worker_id = s.worker_id"
@@ -48,8 +47,6 @@ SETTLING = [
            "IF cardinality(v_ours) < cardinality(p_command_ids) THEN", "IF false THEN"),
     Mutant("what was settled stays in the queue", ("S12",), "settle", "DELETE FROM commandbus.queue q USING",
            "UPDATE commandbus.queue q SET worker_id = NULL, lease_until = NULL FROM"),
-    Mutant("both claims of a command in one group", ("S4", "S5", "S9", "S3"), (actors, "split_group"),
-           "and f.claimed.command_id not in ids", ""),
     Mutant("a process is not advanced", ("S9", "L3"), "settle", "FROM ours o WHERE p.process_id",
            "FROM ours o WHERE false AND p.process_id"),
     Mutant("the next command is not sent", ("S12",), "settle",
