@@ -19,11 +19,11 @@ from collections.abc import Mapping
 from statistics import NormalDist
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from commandbus.errors import CommandBusError
+from commandbus.errors import CommandBusError, InvalidPayloadError
+from commandbus.payload import dump_payload
 
 RolledOutcome = Literal["permanent", "transient", "business_rule", "timeout", "success"]
 
@@ -89,10 +89,11 @@ class CommandBehavior(BaseModel):
 
     @model_validator(mode="after")
     def _response_is_json(self) -> Self:
-        try:
-            orjson.dumps(self.response_data)
-        except TypeError as error:
-            raise ValueError(f"response_data must be what JSON can hold, as a handler's result: {error}") from None
+        if self.response_data is not None:
+            try:
+                dump_payload(self.response_data, what="response_data")
+            except InvalidPayloadError as error:
+                raise ValueError(f"response_data must be what JSON can hold, as a handler's result: {error}") from None
         return self
 
     @property

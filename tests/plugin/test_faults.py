@@ -216,6 +216,7 @@ def test_a_marker_that_does_not_fit_its_test_is_a_usage_error(suite: Suite):
         (result.stderr if result.errlines else result.stdout).fnmatch_lines([told])
 
 
+@pytest.mark.slow  # its last case is waited for as long as a recovery may take
 def test_what_fails_a_test_with_faults(suite: Suite):
     suite.write(
         """
