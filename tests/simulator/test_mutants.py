@@ -45,6 +45,7 @@ async def test_a_mutant_whose_place_has_changed_fails_loudly(prepared_dsn: str) 
                 pass
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.asyncio
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))
