@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import psycopg
 from psycopg import AsyncConnection
 from psycopg.conninfo import make_conninfo
 from psycopg_pool import AsyncConnectionPool
@@ -28,11 +29,10 @@ from tests.soak.fleet import Fleet
 from tests.soak.senders import FAULTY, Senders
 from tests.soak.troubles import Troubles
 
-WORKERS = 6
+WORKERS = 5
 SENDING = 2  # senders at once
 CHAPTER = 100_000  # commands between two accounts
 REST_SECONDS = 180.0
-SHOWN = 50  # violations of a chapter that are told
 MOST_RUNS = 10_000_000  # handlers that ran and are remembered
 AT_REST = 0.1
 
@@ -81,6 +81,7 @@ class Campaign:
             await self._look_for_leftovers()
         finally:
             self._fleet.close()
+            await self._troubles.close()
         self._wrong += [Violation("L4", "fleet", message) for message in self._fleet.died] + self._troubles.wrong
         self._figures.add(self._troubles.done)
         self._figures.violations = len(self._wrong)
@@ -112,7 +113,7 @@ class Campaign:
 
     async def _amid_trouble(self, senders: Senders, deadline: float) -> Trail:
         """Send, work and suffer until there was enough of it; returns the audit trail as it was early on."""
-        troubles, trail = self._troubles, Trail()
+        troubles, trail = self._troubles, None
         before = self._figures.commands
         troubles.share = lambda: min(1.0, (before + senders.sent) / max(1, self._target.commands))
         troubles.is_over = False
@@ -124,7 +125,7 @@ class Campaign:
                 for task in (suffering, *tasks):
                     if task.done():
                         task.result()
-                if senders.sent > 500 and not trail._rows:
+                if senders.sent > 500 and trail is None:
                     trail = await self._trail()
                 await asyncio.sleep(AT_REST)
         finally:
@@ -132,13 +133,13 @@ class Campaign:
             await _end(tasks[2:])
             await suffering
             await _end(tasks[:2])
-        return trail
+        return trail or Trail()
 
-    async def _trail(self) -> Trail:
-        with suppress(Exception):  # the server may be just away
+    async def _trail(self) -> Trail | None:
+        with suppress(psycopg.OperationalError):  # the server may be just away
             async with await AsyncConnection.connect(self._dsn, autocommit=True) as conn:
                 return await Trail.read(conn)
-        return Trail()
+        return None
 
     async def _come_to_rest(self) -> None:
         """Wait until nothing is left to do; what never comes to rest is for the audit to tell."""

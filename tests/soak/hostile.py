@@ -9,6 +9,7 @@ import random
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, NoReturn
 from uuid import UUID
 
@@ -37,8 +38,31 @@ PATIENCE = 60.0  # seconds that a command may take to its recorded outcome
 ENDS = ("COMPLETED", "FAILED", "IN_TROUBLESHOOTING_QUEUE")
 
 NAMES = [
-    *["x; DROP TABLE t; --", "a-b", "\N{FULLWIDTH LATIN SMALL LETTER X}", "x" * 63, "x" * 64, "", " ", "a\0b", "\ud800"],
-    *["../x", "%s", "{}", "'", '"', "\r\n", "process:Order", "commandbus.command", "\u202egnp", "Ship", "Ship"],
+    *[
+        "x; DROP TABLE t; --",
+        "a-b",
+        "\N{FULLWIDTH LATIN SMALL LETTER X}",
+        "x" * 63,
+        "x" * 64,
+        "",
+        " ",
+        "a\0b",
+        "\ud800",
+    ],
+    *[
+        "\ud800",
+        "../x",
+        "%s",
+        "{}",
+        "'",
+        '"',
+        "\r\n",
+        "process:Order",
+        "commandbus.command",
+        "\u202egnp",
+        "Ship",
+        "Ship",
+    ],
 ]
 POISONS = [
     *[math.nan, math.inf, -math.inf, "\0", "a\0b", "\ud800", "x\udfff", b"", b"x", bytearray(b"y"), {1}, frozenset()],
@@ -46,7 +70,25 @@ POISONS = [
     *[datetime.datetime(2026, 5, 1, tzinfo=datetime.UTC), {1: 2}, {None: 1}, {b"k": 1}, {("a", 1): 1}, {"\0": 1}],
     *[{"\ud800": 1}, {1.5: 1}, {True: 1}],
 ]
-HARMLESS = [None, True, False, 0, -1, 2**31, 2**63, 2**64, 0.1, -0.0, 1e308, 5e-324, "", "é", "\u2028", "a" * 5_000, "0"]
+HARMLESS = [
+    None,
+    True,
+    False,
+    0,
+    -1,
+    2**31,
+    2**63,
+    2**64,
+    0.1,
+    -0.0,
+    1e308,
+    5e-324,
+    "",
+    "é",
+    "\u2028",
+    "a" * 5_000,
+    "0",
+]
 NUMBERS = [None, 0, 1, -1, 3, 2**31, 10**30, math.nan, math.inf, True, "3", 2.5, b"1"]
 
 
@@ -125,9 +167,9 @@ def _endless() -> dict[str, Any]:
     return value
 
 
-def play_share(seed: int, count: int, seconds: float) -> tuple[int, list[Violation]]:
+def play_share(seed: int, count: int, seconds: float, programs: Path | None = None) -> tuple[int, list[Violation]]:
     """Give a bus of its own so many bad inputs, or for so long; returns how many, and what was wrong."""
-    with EmbeddedPostgres() as server:
+    with EmbeddedPostgres(programs=programs) as server:
         migrate(server.dsn())
         return asyncio.run(_play(server.dsn(), random.Random(seed), count, time.monotonic() + seconds))
 
@@ -173,7 +215,7 @@ class _Inputs:
         await self._bus.send_batch([SendRequest(DOMAIN, "End", i, d) for i, d in zip(ids, data, strict=True)])
         deadline = time.monotonic() + PATIENCE
         for command_id, sent in zip(ids, data, strict=True):
-            while (command := await self._bus.get_command(command_id)).status not in ENDS:
+            while (await self._bus.get_command(command_id)).status not in ENDS:
                 if time.monotonic() > deadline:
                     self._tell(command_id, f"no outcome after {PATIENCE:g} s of a handler that ended as {sent}")
                     return
@@ -255,7 +297,9 @@ class _Inputs:
     async def _count(self) -> None:
         rng = self._rng
         name, number = rng.choice((None, *NAMES)), rng.choice(NUMBERS)
-        await self._refused(lambda: self._bus.create_process_batch(DOMAIN, number, name=name, custom_data=odd_data(rng)))
+        await self._refused(
+            lambda: self._bus.create_process_batch(DOMAIN, number, name=name, custom_data=odd_data(rng))
+        )
 
     async def _is_absent(self, command_id: Any) -> None:
         if isinstance(command_id, UUID):

@@ -25,7 +25,7 @@ MOST_WAITING = 2_500  # commands in the queue, above which nobody sends
 # Why a command may be parked that would have ended well without faults: an operator gives it another life.
 FAULTY = ("LEASE_LOST", "TIMEOUT", "UNHANDLED_EXCEPTION")
 
-ENDS = {"ok": 40, "slow": 15, "effect": 20, "busy": 8, "refused": 5, "broken": 2, "never": 1, "odd": 2}
+ENDS = {"ok": 60, "slow": 10, "effect": 10, "busy": 6, "refused": 4, "broken": 2, "never": 1, "odd": 2}
 EXPECTED = {"refused": "FAILED", "broken": "IN_TROUBLESHOOTING_QUEUE", "never": "IN_TROUBLESHOOTING_QUEUE"}
 
 
@@ -40,13 +40,20 @@ class Senders:
         self._rng = rng
         self._ledger = ledger
         self._managers = (OrderProcess(pool), HookedOrderProcess(pool))
-        self._kinds = (self._send_one, self._send_many, self._send_many, self._create_batch, self._start_processes)
+        self._kinds = (
+            self._send_one,
+            self._send_many,
+            self._send_many,
+            self._send_many,
+            self._create_batch,
+            self._start_processes,
+        )
 
     async def send(self) -> None:
         """Send until cancelled, as long as not too much waits."""
         while True:
             if await self._backlog() > MOST_WAITING:
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(PAUSE)
                 continue
             await self._rng.choice(self._kinds)()
 
@@ -91,12 +98,12 @@ class Senders:
         await self._send([request.command_id], send)
 
     async def _send_many(self) -> None:
-        requests = [self._request(self._rng.choice((None, None, ANSWERS))) for _ in range(self._rng.randint(20, 200))]
+        requests = [self._request(self._rng.choice((None, None, ANSWERS))) for _ in range(self._rng.randint(50, 400))]
         size = len(requests)  # one chunk: all or nothing
         await self._send([r.command_id for r in requests], lambda: self._bus.send_batch(requests, chunk_size=size))
 
     async def _create_batch(self) -> None:
-        requests = [self._request() for _ in range(self._rng.randint(20, 200))]
+        requests = [self._request() for _ in range(self._rng.randint(50, 400))]
         commands = [BatchCommand(r.command_type, r.command_id, r.data) for r in requests]
         await self._send([r.command_id for r in requests], lambda: self._bus.create_batch(DOMAIN, commands))
 

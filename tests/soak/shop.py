@@ -39,7 +39,7 @@ PLAIN, ODD = "Plain", "Odd"
 ANSWERS = "campaign.answers"
 LEASE = 2.5  # seconds; real ones, as all of the campaign's time
 AWAY = 3  # exit code of a worker that found no server: it is started again
-CONCURRENCY = 20
+CONCURRENCY = 40
 
 EFFECT: LiteralString = "INSERT INTO public.effect (command_id, epoch) VALUES (%s, %s)"
 PREPARED: LiteralString = "INSERT INTO public.prepared (command_id) SELECT unnest(%s::uuid[])"
@@ -153,7 +153,7 @@ def _end_with(parent: Connection) -> None:
 
 async def _work(dsn: str, account: Account) -> int:
     try:
-        async with AsyncConnectionPool(dsn, min_size=3, max_size=8, timeout=20, reconnect_timeout=60) as pool:
+        async with AsyncConnectionPool(dsn, min_size=2, max_size=8, timeout=20, reconnect_timeout=60) as pool:
             worker = Worker(
                 pool,
                 domain=DOMAIN,

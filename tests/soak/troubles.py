@@ -33,6 +33,8 @@ class Troubles:
         self._fleet = fleet
         self._rng = rng
         self._target = target
+        self._conn: psycopg.AsyncConnection[Any] | None = None
+        self._asking = asyncio.Lock()
 
     def are_enough(self) -> bool:
         """Whether there were as many of each kind as there are to be."""
@@ -52,15 +54,22 @@ class Troubles:
 
     async def ask(self, statement: LiteralString, *values: Any) -> list[tuple[Any, ...]]:
         """Ask the database as nobody who is part of the campaign, also when it is just away."""
-        while True:
-            try:
-                async with await psycopg.AsyncConnection.connect(
-                    self._dsn, autocommit=True, application_name="campaign"
-                ) as conn:
-                    cursor = await conn.execute(statement, values or None)
+        async with self._asking:
+            while True:
+                try:
+                    if self._conn is None or self._conn.closed:
+                        self._conn = await psycopg.AsyncConnection.connect(
+                            self._dsn, autocommit=True, application_name="campaign"
+                        )
+                    cursor = await self._conn.execute(statement, values or None)
                     return [] if cursor.description is None else await cursor.fetchall()
-            except psycopg.OperationalError:
-                await asyncio.sleep(LOOK)
+                except psycopg.OperationalError:
+                    await asyncio.sleep(LOOK)
+
+    async def close(self) -> None:
+        """Ask nothing any more."""
+        if self._conn is not None:
+            await self._conn.close()
 
     async def _each(self, kind: str, inject: Callable[[], Awaitable[bool]]) -> None:
         most = getattr(self._target, kind)
@@ -113,7 +122,9 @@ class Troubles:
                     return bool(again)
                 if asyncio.get_running_loop().time() > deadline:
                     self.wrong.append(
-                        Violation("L2", str(victim.pid), f"{still} of its leases, {LEASE:g} s long, were taken by nobody")
+                        Violation(
+                            "L2", str(victim.pid), f"{still} of its leases, {LEASE:g} s long, were taken by nobody"
+                        )
                     )
                     return False
                 await asyncio.sleep(LOOK)
