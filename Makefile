@@ -9,9 +9,8 @@ JOBS ?= logical
 DEMO_PROCESSES ?= 10000
 DEMO_REPORT ?= build/demo-report.json
 SOAK_PROCESSES ?= 100000
-# make soak SECONDS=600 SCHEDULES=1000000: how long, and how many schedules at most, the simulator plays
+# make soak SECONDS=600: how long bad input, simulated schedules and the campaign of faults go on, together
 SECONDS ?= 600
-SCHEDULES ?= 1000000
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
@@ -26,7 +25,7 @@ help:
 	@echo "make check   lint, format, types, import rules"
 	@echo "make test    the fast tests, in parallel, with coverage"
 	@echo "make demo    $(DEMO_PROCESSES) processes under chaos, with a printed and a written report"
-	@echo "make bench   the benchmarks; make soak: the slow tests, $(SOAK_PROCESSES) processes, simulated schedules; make format, make lock, make clean"
+	@echo "make bench   the benchmarks; make soak: the slow tests, $(SOAK_PROCESSES) processes, a campaign of faults; make format, make lock, make clean"
 
 setup: $(STAMP)
 
@@ -70,7 +69,7 @@ soak: $(STAMP)
 	@mkdir -p build
 	"$(BIN)/python" -m pytest -m slow
 	"$(BIN)/python" -m pytest tests/e2e/test_load.py -n 2 --dist worksteal --cb-load=$(SOAK_PROCESSES) --cb-report=build/soak-report.json
-	"$(BIN)/python" -m tests.soak --seconds $(SECONDS) --schedules $(SCHEDULES)
+	"$(BIN)/python" -m tests.soak --seconds $(SECONDS)
 
 # Write constraints.txt anew from the newest versions that pyproject.toml admits.
 lock:

@@ -41,6 +41,7 @@ def test_a_campaign_of_faults_loses_and_doubles_nothing(capfd: pytest.CaptureFix
 
 
 @pytest.mark.slow
+@pytest.mark.soak  # a worker that is stopped in a transaction keeps its locks for 30 s
 def test_without_the_fence_a_campaign_fails(capfd: pytest.CaptureFixture[str]) -> None:
     code, figures, told = soak(capfd, *NONE, "--commands=500", "--zombies=4", "--without-fence")
     assert code == 1

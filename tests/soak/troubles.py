@@ -120,6 +120,8 @@ class Troubles:
                 ((still, again),) = await self.ask(sql.STILL_HELD, *claims)
                 if still == 0:
                     return bool(again)
+                if self.is_over:
+                    return False
                 if asyncio.get_running_loop().time() > deadline:
                     self.wrong.append(
                         Violation(
