@@ -18,14 +18,14 @@ export PIP_ROOT_USER_ACTION := ignore
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test demo bench soak lock clean
+.PHONY: help setup check format test demo bench soak audit lock clean
 
 help:
 	@echo "make setup   build $(VENV) with everything"
 	@echo "make check   lint, format, types, import rules"
 	@echo "make test    the fast tests, in parallel, with coverage"
 	@echo "make demo    $(DEMO_PROCESSES) processes under chaos, with a printed and a written report"
-	@echo "make bench   the benchmarks; make soak: the slow tests, $(SOAK_PROCESSES) processes, a campaign of faults; make format, make lock, make clean"
+	@echo "make bench   the benchmarks; make soak: the slow tests, $(SOAK_PROCESSES) processes, a campaign of faults; make audit, make format, make lock, make clean"
 
 setup: $(STAMP)
 
@@ -70,6 +70,9 @@ soak: $(STAMP)
 	"$(BIN)/python" -m pytest -m slow
 	"$(BIN)/python" -m pytest tests/e2e/test_load.py -n 2 --dist worksteal --cb-load=$(SOAK_PROCESSES) --cb-report=build/soak-report.json
 	"$(BIN)/python" -m tests.soak --seconds $(SECONDS)
+
+audit:
+	@PYTHON="$(PYTHON)" .ci/audit.sh
 
 # Write constraints.txt anew from the newest versions that pyproject.toml admits.
 lock:
