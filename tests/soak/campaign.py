@@ -9,7 +9,6 @@ import logging
 import random
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -37,16 +36,14 @@ MOST_RUNS = 10_000_000  # handlers that ran and are remembered
 AT_REST = 0.1
 
 
-def play(
-    target: Figures, seconds: float, seed: int, *, programs: Path | None = None, is_fenced: bool = True
-) -> tuple[Figures, list[Violation]]:
+def play(target: Figures, seconds: float, seed: int, *, is_fenced: bool = True) -> tuple[Figures, list[Violation]]:
     """Run until all of `target` was reached, or the time is up; returns what was counted, and what was wrong.
 
     is_fenced: False takes the fence out of the bus, to see that this would be noticed.
     """
     for name in ("commandbus", "psycopg.pool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    with EmbeddedPostgres(crash_safe=True, programs=programs) as server:
+    with EmbeddedPostgres(crash_safe=True) as server:
         migrate(server.dsn())
         campaign = Campaign(server, target, random.Random(seed), is_fenced=is_fenced)
         return asyncio.run(campaign.run(time.monotonic() + seconds))

@@ -15,7 +15,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
-from pathlib import Path
 
 from commandbus.auditor import Violation, format_violations
 from tests.soak import campaign, hostile, schedules
@@ -40,7 +39,6 @@ def main(arguments: list[str] | None = None) -> int:
             options.target,
             max(1.0, deadline - time.monotonic()),
             seed,
-            programs=options.programs,
             is_fenced=not options.without_fence,
         )
         figures.add(counted)
@@ -55,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _bad_inputs(options: argparse.Namespace, seed: int, deadline: float, figures: Figures) -> list[Violation]:
     seconds, processes = _share(deadline, INPUTS_SHARE), options.processes
     each = -(-options.target.bad_inputs // processes)
-    play = partial(hostile.play_share, count=each, seconds=seconds, programs=options.programs)
+    play = partial(hostile.play_share, count=each, seconds=seconds)
     wrong = list[Violation]()
     if each:
         with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
@@ -68,7 +66,7 @@ def _bad_inputs(options: argparse.Namespace, seed: int, deadline: float, figures
 def _schedules(options: argparse.Namespace, seed: int, deadline: float, figures: Figures) -> list[Violation]:
     seconds, processes = _share(deadline, SCHEDULES_SHARE), options.processes
     seeds = [range(seed + n, seed + options.target.schedules, processes) for n in range(processes)]
-    play = partial(schedules.play_share, seconds=seconds, programs=options.programs)
+    play = partial(schedules.play_share, seconds=seconds)
     wrong = list[Violation]()
     if options.target.schedules:
         with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
@@ -93,7 +91,6 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="at once (default: %(default)d)")
     parser.add_argument("--first", type=int, help="the first seed (default: a new one each time)")
     parser.add_argument("--forget", action="store_true", help="do not write failing seeds into the regression file")
-    parser.add_argument("--programs", type=Path, help="the folder of another PostgreSQL's programs (default: embedded)")
     parser.add_argument("--without-fence", action="store_true", help="take the bus's fence out, to see this fail")
     options = parser.parse_args(arguments)
     given = {name: getattr(options, name) for name in TARGETS if getattr(options, name) is not None}

@@ -9,7 +9,6 @@ import random
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any, NoReturn
 from uuid import UUID
 
@@ -167,9 +166,9 @@ def _endless() -> dict[str, Any]:
     return value
 
 
-def play_share(seed: int, count: int, seconds: float, programs: Path | None = None) -> tuple[int, list[Violation]]:
+def play_share(seed: int, count: int, seconds: float) -> tuple[int, list[Violation]]:
     """Give a bus of its own so many bad inputs, or for so long; returns how many, and what was wrong."""
-    with EmbeddedPostgres(programs=programs) as server:
+    with EmbeddedPostgres() as server:
         migrate(server.dsn())
         return asyncio.run(_play(server.dsn(), random.Random(seed), count, time.monotonic() + seconds))
 

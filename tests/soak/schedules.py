@@ -12,11 +12,11 @@ from tests.simulator.run import Failure, first_failure, on_stage, prepare
 REGRESSIONS = Path(__file__).parents[1] / "simulator" / "regressions.txt"
 
 
-def play_share(seeds: range, seconds: float, programs: Path | None = None) -> tuple[int, list[Failure]]:
+def play_share(seeds: range, seconds: float) -> tuple[int, list[Failure]]:
     """Play these seeds, or as many as there is time for; returns how many, and those that failed."""
     if not seeds:
         return 0, []
-    with EmbeddedPostgres(programs=programs) as server:
+    with EmbeddedPostgres() as server:
         prepare(server.dsn())
         return asyncio.run(_play(server.dsn(), iter(seeds), time.monotonic() + seconds))
 
