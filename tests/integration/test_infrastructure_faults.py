@@ -111,6 +111,10 @@ async def limit_of(conn: psycopg.AsyncConnection[Any]) -> str:
 
 # cancellation
 
+HALVES = """
+    SELECT b.batch_id FROM commandbus.batch b
+     WHERE b.domain = %s AND NOT EXISTS (SELECT FROM commandbus.command c WHERE c.batch_id = b.batch_id)"""
+
 
 class CancelledAt:
     """Awaits something, and has the task cancelled as it waits for the n-th time; `was` tells whether it came to it."""
@@ -183,6 +187,7 @@ async def test_a_verb_that_is_cancelled_at_any_await_is_done_or_not_at_all(bench
         async def look() -> None:
             async with await psycopg.AsyncConnection.connect(bench.dsn, autocommit=True) as conn:
                 assert await audit(conn, domains=[bench.domain]) == []
+                assert await (await conn.execute(HALVES, (bench.domain,))).fetchall() == []
             if hand.conn.broken or hand.conn.closed:
                 hand.conn = await psycopg.AsyncConnection.connect(bench.dsn, autocommit=True)
 
