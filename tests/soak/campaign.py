@@ -33,7 +33,8 @@ SENDING = 2  # senders at once
 CHAPTER = 100_000  # commands between two accounts
 REST_SECONDS = 180.0
 MOST_RUNS = 10_000_000  # handlers that ran and are remembered
-AT_REST = 0.1
+LEFTOVER_SECONDS = 60.0
+AT_REST = 0.1  # seconds between two looks
 
 
 def play(target: Figures, seconds: float, seed: int, *, is_fenced: bool = True) -> tuple[Figures, list[Violation]]:
@@ -107,6 +108,7 @@ class Campaign:
                 await _end(helpers)
         self._wrong += senders.wrong
         await self._account_for(ledger, trail)
+        await self._look_for_dead_rows()
 
     async def _amid_trouble(self, senders: Senders, deadline: float) -> Trail:
         """Send, work and suffer until there was enough of it; returns the audit trail as it was early on."""
@@ -178,9 +180,22 @@ class Campaign:
             command_id, epoch = line.split()
             ledger.ran(UUID(command_id), int(epoch))
 
+    async def _look_for_dead_rows(self) -> None:
+        """None is left after a VACUUM, once no transaction that was under way can see them any more."""
+        deadline = time.monotonic() + LEFTOVER_SECONDS
+        while True:
+            await self._troubles.ask(sql.VACUUM)
+            left = await self._troubles.ask(sql.DEAD_ROWS)
+            if not left:
+                return
+            if time.monotonic() > deadline:
+                self._wrong += [Violation("L5", name, f"{count} dead rows after VACUUM") for name, count in left]
+                return
+            await asyncio.sleep(AT_REST)
+
     async def _look_for_leftovers(self) -> None:
         """No session of a worker is left, as soon as the server has noticed that they are gone."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + LEFTOVER_SECONDS
         while left := await self._troubles.ask(sql.SESSIONS):
             if time.monotonic() > deadline:
                 self._wrong += [Violation("L4", str(pid), f"{state}: {query}") for pid, state, query in left]

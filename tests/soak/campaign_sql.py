@@ -51,6 +51,14 @@ LEFT: LiteralString = """
            (SELECT count(*) FROM commandbus.command c JOIN commandbus.troubleshooting t USING (command_id)
              WHERE c.error_code = ANY (%s) AND c.command_type <> 'Odd')"""
 
+VACUUM: LiteralString = """
+    VACUUM commandbus.command, commandbus.uncompleted, commandbus.queue, commandbus.scheduled,
+           commandbus.troubleshooting, commandbus.event, commandbus.batch, commandbus.process, commandbus.reply"""
+
+DEAD_ROWS: LiteralString = """
+    SELECT relname, n_dead_tup FROM pg_catalog.pg_stat_user_tables
+     WHERE schemaname = 'commandbus' AND relname NOT LIKE 'worker%' AND n_dead_tup > 0"""
+
 SESSIONS: LiteralString = """
     SELECT pid, state, query FROM pg_catalog.pg_stat_activity
      WHERE datname = pg_catalog.current_database() AND application_name = 'campaign-worker'"""
