@@ -115,8 +115,8 @@ class Listener:
         conn = await self._connect()
         try:
             await conn.set_autocommit(True)
-            await self._subscribe(conn)
             mode = await self._ask(conn, _HEARTBEAT)
+            await self._subscribe(conn)
             self.ready.set()
             self._wake()  # whatever was sent before this moment went unheard
             while True:
