@@ -15,6 +15,7 @@ from commandbus.cli.batch import batch
 from commandbus.cli.migrate import migrate
 from commandbus.cli.prune import prune
 from commandbus.cli.status import status
+from commandbus.cli.stop import stop
 from commandbus.cli.tsq import tsq
 from commandbus.cli.worker import worker
 
@@ -51,5 +52,5 @@ def main() -> None:
     """
 
 
-for command in (migrate, worker, status, tsq, batch, audit, prune):
+for command in (migrate, worker, stop, status, tsq, batch, audit, prune):
     main.add_command(command)
