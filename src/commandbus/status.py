@@ -169,8 +169,8 @@ async def status(conn_or_pool: Connection | Pool, domain: str | None = None, *, 
         waiting_replies=replies,
         oldest_reply=oldest_reply,
         rates=_sum([domain.rates for domain in domains]),
-        ran=_latency(_merged([found.ran for found in types])),
-        waited=_latency(_merged([found.waited for found in types])),
+        ran=latency_of(_merged([found.ran for found in types])),
+        waited=latency_of(_merged([found.waited for found in types])),
     )
 
 
@@ -218,7 +218,7 @@ async def _types(conn: Connection, domain: str | None, window: int) -> list[_Typ
     for row in await _rows(conn, StatusSQL.ACTIVITY, params):
         rates = Rates(*[float(count) / window for count in row[2:7]])
         ran, waited = Histogram.load(row[8], row[9], row[7]), Histogram.load(row[11], row[12], row[10])
-        found.append(_Type(row[0], TypeStatus(row[1], rates, _latency(ran), _latency(waited)), ran, waited))
+        found.append(_Type(row[0], TypeStatus(row[1], rates, latency_of(ran), latency_of(waited)), ran, waited))
     return found
 
 
@@ -229,7 +229,8 @@ def _merged(histograms: Sequence[Histogram]) -> Histogram:
     return merged
 
 
-def _latency(histogram: Histogram) -> Latency | None:
+def latency_of(histogram: Histogram) -> Latency | None:
+    """Summarise a histogram of seconds; None for an empty one."""
     mean, p50, p95, p99 = histogram.mean, *map(histogram.percentile, (0.5, 0.95, 0.99))
     if mean is None or p50 is None or p95 is None or p99 is None:
         return None
