@@ -94,8 +94,8 @@ class BatchCreator:
     ) -> None:
         """Start the batch's processes; returns once all are stored.
 
-        Raises ClientGoneError when `is_gone` says so meanwhile: then what was stored is cancelled, and the batch marked.
-        Whatever else ends it early marks the batch too.
+        Raises ClientGoneError when `is_gone` says so meanwhile: what was stored is then cancelled, and the batch
+        marked. Whatever else ends it early marks the batch too.
         """
         told = _Told()
         starting = asyncio.create_task(

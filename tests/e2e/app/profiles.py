@@ -11,7 +11,8 @@ MOST = 200
 _SAVE = """
 INSERT INTO app.chaos_profile (name, behavior)
 SELECT %(name)s, %(behavior)s
- WHERE (SELECT count(*) FROM app.chaos_profile) < %(most)s OR EXISTS (SELECT FROM app.chaos_profile WHERE name = %(name)s)
+ WHERE (SELECT count(*) FROM app.chaos_profile) < %(most)s
+    OR EXISTS (SELECT FROM app.chaos_profile WHERE name = %(name)s)
 ON CONFLICT (name) DO UPDATE SET behavior = excluded.behavior
 RETURNING name
 """

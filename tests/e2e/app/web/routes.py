@@ -1,0 +1,160 @@
+"""The pages of the application: the forms, and what becomes of what they send. Lists and details are the console's."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, HTTPException, Request
+from fastapi.responses import HTMLResponse, Response
+
+from commandbus.web import NavLink, Site
+from tests.e2e.app.api.routes import shown
+from tests.e2e.app.api.schemas import PreviewRequest, ProcessBatchCreateRequest, ProfileName
+from tests.e2e.app.creating import TooManyError
+from tests.e2e.app.models import ProcessStepBehavior
+from tests.e2e.app.preview import STEPS, expect
+from tests.e2e.app.rendering import OutputType
+from tests.e2e.app.services import Services
+from tests.e2e.app.web import forms, load
+
+CREATE = "/create-process-batch"
+_DEFAULTS = {
+    "count": "100",
+    "from_date": "2026-05-01",
+    "to_date": "2026-05-31",
+    "account_list": "ACC-0001, ACC-0002",
+    "output_type": OutputType.PDF.value,
+    "name": "",
+}
+
+
+def router(services: Services, site: Site) -> APIRouter:
+    """Return the pages, and add them to the navigation."""
+    pages = APIRouter(include_in_schema=False)
+    site.add_nav(
+        NavLink("Create process batch", CREATE, order=40),
+        NavLink("Send command", load.SEND, order=50),
+        NavLink("Load test", load.METRICS, order=55),
+    )
+    for part in (_create(services, site), load.router(services, site)):
+        pages.include_router(part)
+    return pages
+
+
+async def form_of(request: Request, _: Annotated[None, Depends(lambda: None)] = None) -> dict[str, str]:
+    """Return the fields of a form that are text, the first value of each."""
+    found: dict[str, str] = {}
+    for name, value in (await request.form()).multi_items():
+        if isinstance(value, str):
+            found.setdefault(name, value)
+    return found
+
+
+Form = Annotated[dict[str, str], Depends(form_of)]
+
+
+def _create(services: Services, site: Site) -> APIRouter:
+    pages = APIRouter()
+    is_ours = [Depends(site.csrf)]
+
+    async def show(
+        request: Request, values: Mapping[str, str], errors: Mapping[str, str], status_code: int = 200
+    ) -> HTMLResponse:
+        return site.render(
+            request,
+            "create_batch.html",
+            status_code=status_code,
+            values=values,
+            errors=errors,
+            steps=STEPS,
+            inputs=forms.INPUTS,
+            output_types=[one.value for one in OutputType],
+            profiles=list(await services.profiles.list()),
+            **_preview(request, services, values),
+        )
+
+    @pages.get(CREATE, name="create_process_batch")
+    async def form(request: Request, profile: str | None = None) -> Response:
+        values = _DEFAULTS | forms.profile_values(ProcessStepBehavior())
+        values |= {name: value for name, value in request.query_params.items() if name in _DEFAULTS}
+        if profile:
+            known = await services.profiles.list()
+            if profile not in known:
+                raise HTTPException(404, f"There is no chaos profile {profile}.")
+            values |= forms.profile_values(known[profile]) | {"profile": profile}
+        return await show(request, values, {})
+
+    @pages.post(CREATE, dependencies=is_ours)
+    async def create(request: Request, values: Form) -> Response:
+        checked = forms.check(ProcessBatchCreateRequest, forms.process_batch(values))
+        if checked.errors:
+            return await show(request, values, checked.errors, 422)
+        asked: ProcessBatchCreateRequest = checked.request
+        if unknown := await services.unknown_accounts(asked.account_list):
+            text = f"The ledger has no account {', '.join(unknown[:5])}"
+            return await show(request, values, {"account_list": text}, 422)
+        try:
+            batch_id = await services.creator.begin(asked.count, asked.name)
+        except TooManyError as error:
+            return await show(request, values, {"": str(error)}, 429)
+        services.creator.fill_later(batch_id, asked.count, asked.initial_data())
+        return site.redirect(request, f"{CREATE}/{batch_id}", f"The batch of {asked.count:,} processes is being made.")
+
+    @pages.post(f"{CREATE}/preview", dependencies=is_ours)
+    async def preview(request: Request, values: Form) -> Response:
+        if request.headers.get("hx-request"):
+            return site.render(request, "create_preview.html", **_preview(request, services, values))
+        return await show(request, values, {})
+
+    @pages.post(f"{CREATE}/profile", dependencies=is_ours)
+    async def save_profile(request: Request, values: Form) -> Response:
+        behavior = forms.check(ProcessStepBehavior, forms.process_batch(values).get("behavior", {}))
+        name = forms.check(_Named, {"name": values.get("profile_name", "")})
+        errors = {f"behavior.{field}": text for field, text in behavior.errors.items()}
+        if name.errors:
+            errors["profile_name"] = "A name is of small letters, digits and hyphens, up to 60"
+        if not errors and not await services.profiles.save(name.request.name, behavior.request):
+            errors["profile_name"] = "There are as many profiles as may be"
+        if errors:
+            return await show(request, values, errors, 422)
+        return site.redirect(request, f"{CREATE}?profile={name.request.name}", f"Profile {name.request.name} is saved.")
+
+    @pages.get(f"{CREATE}/{{batch_id}}", name="making_batch")
+    async def making(request: Request, batch_id: UUID) -> Response:
+        creation = await services.creator.read(batch_id)
+        if creation is None:
+            raise HTTPException(404, f"There is no batch {batch_id} that was made here.")
+        batch_path = f"/process-batches/{batch_id}"
+        if request.headers.get("hx-request"):
+            response = site.render(request, "making_now.html", creation=creation, batch_id=batch_id)
+            if creation.state == "COMPLETE":
+                response.headers["HX-Redirect"] = f"{request.scope.get('root_path', '')}{batch_path}"
+            return response
+        return site.render(request, "making.html", creation=creation, batch_id=batch_id)
+
+    return pages
+
+
+class _Named(PreviewRequest):
+    """Only a name."""
+
+    count: Any = None
+    name: ProfileName
+
+
+def _preview(request: Request, services: Services, values: Mapping[str, str]) -> dict[str, Any]:
+    """What the preview shows: nothing while something in the form is wrong."""
+    body = forms.process_batch(values)
+    checked = forms.check(PreviewRequest, {name: body[name] for name in ("count", "behavior") if name in body})
+    if checked.errors:
+        return {"preview": None, "marker": "", "curl": ""}
+    asked: PreviewRequest = checked.request
+    address = f"{request.base_url}".rstrip("/") + "/api/processes/batch"
+    sent = body | {"count": asked.count}
+    if asked.behavior.to_dict():
+        sent["behavior"] = asked.behavior.to_dict()
+    return {
+        "preview": shown(expect(asked.count, asked.behavior, services.max_attempts)),
+        "marker": forms.pytest_marker(asked.behavior),
+        "curl": forms.curl(address, sent),
+    }
