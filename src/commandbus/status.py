@@ -194,11 +194,12 @@ async def _types(conn: Connection, domain: str | None, window: int) -> list[tupl
     for row in await _rows(conn, StatusSQL.ACTIVITY, params):
         rates = Rates(*[float(count) / window for count in row[2:7]])
         ran, waited = Histogram.load(row[8], row[9], row[7]), Histogram.load(row[11], row[12], row[10])
-        found.append((row[0], TypeStatus(row[1], rates, _latency(ran), _latency(waited))))
+        found.append((row[0], TypeStatus(row[1], rates, latency_of(ran), latency_of(waited))))
     return found
 
 
-def _latency(histogram: Histogram) -> Latency | None:
+def latency_of(histogram: Histogram) -> Latency | None:
+    """Summarise a histogram of seconds; None for an empty one."""
     mean, p50, p95, p99 = histogram.mean, *map(histogram.percentile, (0.5, 0.95, 0.99))
     if mean is None or p50 is None or p95 is None or p99 is None:
         return None

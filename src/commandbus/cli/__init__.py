@@ -12,6 +12,7 @@ import click
 
 from commandbus.cli.audit import audit
 from commandbus.cli.batch import batch
+from commandbus.cli.console import console, console_password
 from commandbus.cli.migrate import migrate
 from commandbus.cli.prune import prune
 from commandbus.cli.status import status
@@ -51,5 +52,5 @@ def main() -> None:
     """
 
 
-for command in (migrate, worker, status, tsq, batch, audit, prune):
+for command in (migrate, worker, status, tsq, batch, audit, prune, console, console_password):
     main.add_command(command)

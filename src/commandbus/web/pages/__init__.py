@@ -1,0 +1,11 @@
+"""The console's pages, one module for each kind of thing; `ROUTERS` are made in this order."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter
+
+if TYPE_CHECKING:
+    from commandbus.web.console import Console
+
+ROUTERS: tuple[Callable[["Console"], APIRouter], ...] = ()
