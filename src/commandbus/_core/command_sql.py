@@ -56,9 +56,11 @@ class CommandSQL:
          ORDER BY ordinality"""
     ).format(columns=SQL(COLUMNS))
 
-    AUDIT_TRAIL = """
+    _EVENTS = SQL("""
         SELECT event_id, command_id, type, ts, epoch, worker_id, attempt, max_attempts, lease_until, details::text
-          FROM commandbus.event WHERE command_id = %(command_id)s ORDER BY event_id"""
+          FROM commandbus.event WHERE {condition} ORDER BY command_id, event_id""")
+    AUDIT_TRAIL = _EVENTS.format(condition=SQL("command_id = %(command_id)s"))
+    AUDIT_TRAILS = _EVENTS.format(condition=SQL("command_id = ANY(%(command_ids)s)"))
 
 
 class CommandParsers:

@@ -51,3 +51,13 @@ async def audit_trail(conn: Connection, command_id: UUID) -> list[AuditEvent]:
     """Return a command's events, oldest first."""
     cursor = await conn.execute(CommandSQL.AUDIT_TRAIL, {"command_id": command_id})
     return [CommandParsers.event(row) for row in await cursor.fetchall()]
+
+
+async def audit_trails(conn: Connection, command_ids: Sequence[UUID]) -> dict[UUID, list[AuditEvent]]:
+    """Return the events of several commands, each command's oldest first."""
+    cursor = await conn.execute(CommandSQL.AUDIT_TRAILS, {"command_ids": list(command_ids)})
+    found: dict[UUID, list[AuditEvent]] = {}
+    for row in await cursor.fetchall():
+        event = CommandParsers.event(row)
+        found.setdefault(event.command_id, []).append(event)
+    return found

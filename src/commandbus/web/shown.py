@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 _NOTHING = "–"  # noqa: RUF001  a dash for what is not there
+_USUAL = frozenset({"operator", "reason", "code", "message", "delay"})
 
 
 def number(value: float | None, digits: int = 0) -> str:
@@ -44,6 +45,11 @@ def pretty_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, default=str)
 
 
+def more_details(details: Mapping[str, Any]) -> dict[str, Any]:
+    """What an audit event's details have beside the usual, which is shown in words."""
+    return {name: value for name, value in details.items() if name not in _USUAL}
+
+
 def words(value: str) -> str:
     """Write IN_TROUBLESHOOTING_QUEUE as `in troubleshooting queue`."""
     return str(value).replace("_", " ").lower()
@@ -57,4 +63,5 @@ FILTERS: Mapping[str, Callable[..., str]] = {
     "iso": iso,
     "pretty_json": pretty_json,
     "words": words,
+    "more_details": more_details,
 }
