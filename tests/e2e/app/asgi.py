@@ -1,15 +1,19 @@
 """The application as ASGI: the operator console with the routes and forms of StatementReports on top."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from psycopg_pool import AsyncConnectionPool
 
-from commandbus.web import ConsoleSettings, Site, create_console
+from commandbus import AuditEvent, CommandMetadata
+from commandbus.process import ProcessMetadata
+from commandbus.process.models import ProcessAuditEntry
+from commandbus.web import ConsoleSettings, Panel, Site, create_console
 from tests.e2e.app.api import routes as api
 from tests.e2e.app.main import app
 from tests.e2e.app.services import Services
@@ -26,11 +30,31 @@ def create_asgi(pool: AsyncConnectionPool[Any], settings: ConsoleSettings | None
     services = Services.over(pool, app.retry_policy.max_attempts)
     asgi = create_console(app, pool, site=site)
     asgi.state.services = services
+    _show_behaviors(site, services)
     asgi.include_router(api.router(services))
     asgi.include_router(web.router(services, site))
     asgi.mount("/static/app", StaticFiles(directory=_HERE / "static"), name="static_app")
     _close_with(asgi, services)
     return asgi
+
+
+def _show_behaviors(site: Site, services: Services) -> None:
+    """Show on the pages of commands and processes the behavior that applied."""
+
+    async def panel(labels: Mapping[UUID, str]) -> Panel | None:
+        stored = (await services.behaviors.prepare(list(labels), [], run=False)).behaviors
+        found = [
+            (label, stored[one].model_dump(exclude_defaults=True)) for one, label in labels.items() if one in stored
+        ]
+        return Panel("Behavior that applied", "behavior_panel.html", {"behaviors": found}) if found else None
+
+    @site.panels.on_command
+    async def of_command(command: CommandMetadata, _: Sequence[AuditEvent]) -> Panel | None:
+        return await panel({command.command_id: command.command_type})
+
+    @site.panels.on_process
+    async def of_process(_: ProcessMetadata, trail: Sequence[ProcessAuditEntry]) -> Panel | None:
+        return await panel({entry.command_id: entry.step for entry in trail})
 
 
 def _close_with(asgi: FastAPI, services: Services) -> None:

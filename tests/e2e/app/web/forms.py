@@ -99,7 +99,7 @@ def behavior_of(form: Mapping[str, str], prefix: str) -> dict[str, Any]:
             if text and _number(text) != 0:
                 given[one.name] = text
         elif text:
-            given[one.name] = _json(text) if one.kind == "json" else text
+            given[one.name] = parsed(text) if one.kind == "json" else text
     return given
 
 
@@ -145,7 +145,7 @@ def _number(text: str) -> float | str:
         return text
 
 
-def _json(text: str) -> Any:
+def parsed(text: str) -> Any:
     """Parse it if it is JSON; else the schema tells that a text is no object."""
     try:
         return json.loads(text)

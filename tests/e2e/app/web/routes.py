@@ -41,16 +41,7 @@ def router(services: Services, site: Site) -> APIRouter:
     return pages
 
 
-async def form_of(request: Request, _: Annotated[None, Depends(lambda: None)] = None) -> dict[str, str]:
-    """Return the fields of a form that are text, the first value of each."""
-    found: dict[str, str] = {}
-    for name, value in (await request.form()).multi_items():
-        if isinstance(value, str):
-            found.setdefault(name, value)
-    return found
-
-
-Form = Annotated[dict[str, str], Depends(form_of)]
+Form = Annotated[dict[str, str], Depends(load.text_fields)]
 
 
 def _create(services: Services, site: Site) -> APIRouter:
