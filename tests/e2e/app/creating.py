@@ -1,7 +1,7 @@
 """Make batches of processes, however large: in chunks, watched, and marked when they end early."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +19,7 @@ from pytest_commandbus.behavior import BehaviorRepository
 from tests.e2e.app.process.statement_report import DOMAIN, StatementReportProcess
 
 AT_A_TIME = 2
+CHUNK = 500  # processes in one transaction: their hook takes some milliseconds at a time
 LOOK_EVERY = 0.2  # seconds between looks at the client, and notes of how far it is
 SILENT = "30 seconds"  # without a note, then whoever makes the batch is gone
 
@@ -99,7 +100,7 @@ class BatchCreator:
         """
         told = _Told()
         starting = asyncio.create_task(
-            self._manager.start_many(_data(data, count), batch_id=batch_id, on_progress=told.hear)
+            self._manager.start_many(repeat(data, count), batch_id=batch_id, on_progress=told.hear, chunk_size=CHUNK)
         )
         try:
             while not (await asyncio.wait([starting], timeout=LOOK_EVERY))[0]:
@@ -160,10 +161,6 @@ class _Told:
 
     def hear(self, created: int) -> None:
         self.created = created
-
-
-def _data(data: dict[str, Any], count: int) -> Iterator[dict[str, Any]]:
-    return repeat(data, count)
 
 
 async def _ended(task: asyncio.Task[int]) -> None:
