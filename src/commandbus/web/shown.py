@@ -55,7 +55,7 @@ def words(value: str) -> str:
     return str(value).replace("_", " ").lower()
 
 
-FILTERS: Mapping[str, Callable[..., str]] = {
+FILTERS: Mapping[str, Callable[..., Any]] = {
     "number": number,
     "rate": rate,
     "duration": duration,

@@ -1,4 +1,4 @@
-"""Audit events as spans of time drawn to scale: how long a command waited, ran, waited for a retry, was parked. Pure."""
+"""Audit events as spans of time, drawn to scale: how long a command waited, ran, stood parked. Pure."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

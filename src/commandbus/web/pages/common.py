@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 from fastapi import HTTPException, Request
@@ -81,11 +81,18 @@ def ask(console: "Console", request: Request, confirmation: Confirmation) -> Res
     )
 
 
-def who(console: "Console", request: Request, form: FormData) -> dict[str, str]:
+class Actor(NamedTuple):
+    """Who acts, and why."""
+
+    operator: str
+    reason: str
+
+
+def who(console: "Console", request: Request, form: FormData) -> Actor:
     """Who acts and why, for the audit trail: who has signed in, or the name that was typed where nobody signs in."""
     operator = console.site.operator(request) or console.settings.operator
     typed = form.get("operator")
     if console.settings.auth is None and isinstance(typed, str) and typed.strip():
         operator = typed.strip()
     reason = form.get("reason")
-    return {"operator": operator, "reason": reason.strip() if isinstance(reason, str) else ""}
+    return Actor(operator, reason.strip() if isinstance(reason, str) else "")

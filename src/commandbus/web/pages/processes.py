@@ -110,8 +110,9 @@ def router(console: "Console") -> APIRouter:
         manager = managers.get(process.process_type)
         if manager is None:
             return await confirm_cancel(request, process_id)
+        by = who(console, request, await request.form())
         try:
-            is_done = await manager.cancel_process(process.process_id, **who(console, request, await request.form()))
+            is_done = await manager.cancel_process(process.process_id, operator=by.operator, reason=by.reason)
         except InvalidOperationError as error:
             return ask(console, request, question(process, str(error)))
         note = "Cancelled." if is_done else "It is cancelled as soon as the command in flight has ended."
