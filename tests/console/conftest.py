@@ -79,7 +79,7 @@ class Served:
             async with AsyncConnectionPool(self._dsn, min_size=0, max_size=10, open=False) as pool:
                 self.asgi = self._make(pool)
                 await serve(self.asgi, port=0, stop=self._stop, on_ready=self._announce)
-        except BaseException as error:  # noqa: BLE001  told to the test's thread
+        except BaseException as error:
             self._failure = error
         finally:
             self._ready.set()

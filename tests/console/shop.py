@@ -114,7 +114,9 @@ async def opened(dsn: str) -> AsyncIterator[Pool]:
         yield pool
 
 
-async def fill(app: App, pool: Pool, troubles: Iterable[str] = ("", "once", "transient", "permanent", "refused")) -> Played:
+async def fill(
+    app: App, pool: Pool, troubles: Iterable[str] = ("", "once", "transient", "permanent", "refused")
+) -> Played:
     """Send one command and one process of each trouble, and work until they have ended or are parked."""
     troubles = list(troubles)
     bus, (manager,) = CommandBus(pool), app.processes(pool)

@@ -26,6 +26,11 @@ def id_of(text: str, what: str) -> UUID:
         raise HTTPException(404, f"There is no such {what}: {error}") from None
 
 
+def is_cut(request: Request) -> bool:
+    """Whether the timeline is asked for without the time for which something has been parked."""
+    return request.query_params.get("timeline") == "work"
+
+
 def known_types(console: "Console", domain: str | None = None) -> list[str]:
     """Return the command types that the application handles, in one domain or in all."""
     domains = console.app.registry.domains if domain is None else [domain]

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 _PATH = "/troubleshooting"
 _MOST_NAMED = 250  # ids that one form may name; more are chosen by a filter
 _EFFECTS = {
-    "retry": "Each begins a new life: due at once, with all its attempts.",
-    "cancel": "Each ends as CANCELED, and its process undoes the steps that were completed. This cannot be taken back.",
-    "complete": "Each ends as COMPLETED with this result, and its process goes on. This cannot be taken back.",
+    "retry": "{} begins a new life: due at once, with all its attempts.",
+    "cancel": "{} ends as CANCELED, and its process undoes the steps that were completed. This cannot be taken back.",
+    "complete": "{} ends as COMPLETED with this result, and its process goes on. This cannot be taken back.",
 }
 _DONE = {"retry": "Retried", "cancel": "Cancelled", "complete": "Completed"}
 
@@ -142,7 +142,7 @@ async def _question(console: "Console", chosen: _Chosen) -> Confirmation:
     most = console.settings.max_bulk
     count = len(chosen.ids) or await console.tsq.count_troubleshooting(where=chosen.where)
     hidden = [("action", chosen.action), *(("command_id", str(command_id)) for command_id in chosen.ids)]
-    facts = [_EFFECTS[chosen.action]]
+    facts = [_EFFECTS[chosen.action].format("It" if count == 1 else "Each")]
     where = None if chosen.ids else chosen.where
     refused = None
     if where is not None:
