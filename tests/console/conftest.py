@@ -84,9 +84,13 @@ class Served:
             raise self._failure
         return self
 
+    def stop(self) -> None:
+        """Ask it to end."""
+        self._loop.call_soon_threadsafe(self._stop.set)
+
     def __exit__(self, *_: object) -> None:
-        if self._failure is None:
-            self._loop.call_soon_threadsafe(self._stop.set)
+        if self._thread.is_alive():
+            self.stop()
         self._thread.join(PATIENCE)
         assert not self._thread.is_alive(), "the console did not stop"
 

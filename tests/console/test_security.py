@@ -68,6 +68,8 @@ async def test_only_allowed_hosts_and_our_own_origin_are_answered(console_app: A
             "null",
             "http://localhost:81",
             "http://localhost@evil.example",
+            "http://[",
+            "http://localhost http://evil.example",
             "localhost",
         ):
             assert await status(origin=origin) == 403, origin

@@ -122,8 +122,8 @@ class Guard:
         return receive
 
     def _check_address(self, conn: HTTPConnection) -> None:
-        host = conn.headers.get("host", "")
-        if _name(host) not in {name.casefold() for name in self._settings.allowed_hosts}:
+        names = {_name(host) for host in conn.headers.getlist("host") or [""]}
+        if not names <= {name.casefold() for name in self._settings.allowed_hosts}:
             raise Refused(
                 400, "Unknown host", "The console is not known by this host name: add it to the allowed hosts."
             )
@@ -209,13 +209,20 @@ def _name(host: str) -> str:
 
 def _check_origin(conn: HTTPConnection, *, strictly: bool) -> None:
     """Raise Refused when a page of another origin sent this; `strictly` also by what the browser says of itself."""
-    origin = conn.headers.get("origin")
-    is_foreign = origin is not None and urlsplit(origin).netloc.casefold() != conn.headers["host"].casefold()
+    host = conn.headers["host"].casefold()
+    is_foreign = any(_authority(origin) != host for origin in conn.headers.getlist("origin"))
     site = conn.headers.get("sec-fetch-site", "none")
     if is_foreign or (strictly and site not in ("same-origin", "none")):
         raise Refused(
             403, "From another site", "A page of another origin sent this request, which the console refuses."
         )
+
+
+def _authority(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc.casefold()
+    except ValueError:  # not even an address
+        return None
 
 
 def _is_public(scope: Scope) -> bool:
