@@ -1,16 +1,16 @@
 """The console's tests: a database and an application, its routes by httpx, its pages in a real browser.
 
-`site_at` gives a client of the ASGI application; `served` an address that a browser can load.
+`client` asks the ASGI application without a server; `served` has an address that a browser can load, `page` is one.
 """
 
 import asyncio
 import os
 import shutil
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import pytest
@@ -19,12 +19,12 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from psycopg_pool import AsyncConnectionPool
 
 from commandbus import App
-from commandbus.web import ConsoleSettings, create_console, serve
+from commandbus.web import Console, ConsoleSettings, create_console, serve
 from pytest_commandbus.database import Database
 
 PATIENCE = 60.0  # seconds until a test gives up waiting
 
-Client = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
+_Result = TypeVar("_Result")
 
 
 @pytest.fixture
@@ -50,7 +50,10 @@ async def client(console_app: App, cb_pool: AsyncConnectionPool[Any]) -> AsyncIt
 
 
 class Served:
-    """A console that listens on a free port of the loopback address, in a thread with a loop and a pool of its own."""
+    """A console that listens on a free port of the loopback address, in a thread with a loop and a pool of its own.
+
+    Playwright holds the loop of the test's thread: a browser test is a plain function, and awaits by `call`.
+    """
 
     def __init__(self, dsn: str, make: Callable[[AsyncConnectionPool[Any]], Any]) -> None:
         self._dsn = dsn
@@ -60,6 +63,20 @@ class Served:
         self._failure: BaseException | None = None
         self.url = ""
 
+    @property
+    def console(self) -> Console:
+        """The console's parts, for use in its loop: see `call`."""
+        found: Console = self.asgi.state.console
+        return found
+
+    def call(self, work: Awaitable[_Result]) -> _Result:
+        """Await something in the console's loop, as `served.call(served.console.bus.send(...))`; returns its result."""
+
+        async def awaited() -> _Result:
+            return await work
+
+        return asyncio.run_coroutine_threadsafe(awaited(), self._loop).result(PATIENCE)
+
     def __enter__(self) -> "Served":
         self._thread.start()
         assert self._ready.wait(PATIENCE), "the console did not start"
@@ -67,9 +84,13 @@ class Served:
             raise self._failure
         return self
 
+    def stop(self) -> None:
+        """Ask it to end."""
+        self._loop.call_soon_threadsafe(self._stop.set)
+
     def __exit__(self, *_: object) -> None:
-        if self._failure is None:
-            self._loop.call_soon_threadsafe(self._stop.set)
+        if self._thread.is_alive():
+            self.stop()
         self._thread.join(PATIENCE)
         assert not self._thread.is_alive(), "the console did not stop"
 
@@ -101,14 +122,16 @@ def find_chromium() -> str | None:
     return os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 
 
-@pytest.fixture(scope="session")
+# Of a module, not of the session: in between, the loop of this thread is free for async tests.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A headless Chromium; outside CI its tests are skipped where there is none."""
+    """A headless Chromium; its tests are skipped where there is none, unless CB_BROWSER_TESTS=required."""
     executable = find_chromium()
     if executable is None:
-        if os.environ.get("CI"):
-            pytest.fail("no chromium on this machine, though .ci/run installs one (Debian: apt-get install chromium)")
-        pytest.skip("no chromium on this machine (Debian: apt-get install chromium; elsewhere set CHROMIUM)")
+        no_chromium = "no chromium on this machine (Debian: apt-get install chromium; elsewhere set CHROMIUM)"
+        if os.environ.get("CB_BROWSER_TESTS") == "required":
+            pytest.fail(no_chromium)
+        pytest.skip(no_chromium)
     with sync_playwright() as playwright:
         options = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium refuses to be root with it
         found = playwright.chromium.launch(executable_path=executable, args=[*options, "--disable-dev-shm-usage"])

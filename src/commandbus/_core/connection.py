@@ -33,6 +33,26 @@ async def transaction(pool: Pool | None, conn: Connection | None) -> AsyncIterat
         yield own
 
 
+@asynccontextmanager
+async def one_statement(pool: Pool, conn: Connection | None) -> AsyncIterator[Connection]:
+    """Give a connection for a single statement: as `transaction` does, but in one round trip instead of three.
+
+    What the statement does is a transaction by itself, unless it is part of the caller's.
+    """
+    if conn is not None:
+        async with transaction(pool, conn) as own:
+            yield own
+        return
+    async with pool.connection() as own:
+        was_autocommit = own.autocommit
+        await own.set_autocommit(True)
+        try:
+            yield own
+        finally:
+            if own.info.transaction_status is TransactionStatus.IDLE:  # else the pool does away with it
+                await own.set_autocommit(was_autocommit)
+
+
 def mask_password(conninfo: str) -> str:
     """Return the connection string without its password, for messages."""
     parts = conninfo_to_dict(conninfo)

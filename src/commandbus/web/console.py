@@ -78,7 +78,8 @@ def _add_problems(asgi: FastAPI, site: Site) -> None:
 
     async def http(request: Request, error: Exception) -> Response:
         status, detail = getattr(error, "status_code", 500), getattr(error, "detail", "")
-        response = site.problem(request, status, _TITLES.get(status, "It did not work"), str(detail))
+        title = getattr(error, "title", None) or _TITLES.get(status, "It did not work")
+        response = site.problem(request, status, title, str(detail))
         response.headers.update(getattr(error, "headers", None) or {})
         return response
 
@@ -96,7 +97,14 @@ def _add_problems(asgi: FastAPI, site: Site) -> None:
         asgi.add_exception_handler(lost, no_database)
 
 
-_TITLES = {404: "Not found", 405: "Not this way", 422: "Not understood", 429: "Too many", 503: "Not now"}
+_TITLES = {
+    404: "Not found",
+    405: "Not this way",
+    413: "Too large",
+    422: "Not understood",
+    429: "Too many",
+    503: "Not now",
+}
 
 
 def _version() -> str:

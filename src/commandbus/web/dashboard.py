@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from commandbus._core.connection import mask_password
+from commandbus._core.connection import Pool, mask_password
 from commandbus.history import Point
 from commandbus.web.live import HISTORY, STEP, totals
 from commandbus.web.site import NavLink
@@ -33,7 +33,7 @@ def router(console: "Console") -> APIRouter:
             request,
             "dashboard.html",
             **await figures(),
-            database=_database(console),
+            database=shown_database(console.pool),
             minutes=HISTORY // 60,
             step=STEP,
             table_rows=list(_by_minute(points)),
@@ -50,8 +50,9 @@ def router(console: "Console") -> APIRouter:
     return routes
 
 
-def _database(console: "Console") -> str:
-    conninfo = console.pool.conninfo
+def shown_database(pool: Pool) -> str:
+    """Tell to which database a pool leads, without its password."""
+    conninfo = pool.conninfo
     return mask_password(conninfo) if isinstance(conninfo, str) else "given by the application"
 
 

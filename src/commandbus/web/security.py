@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -44,16 +45,19 @@ HEADERS = {
 }
 
 
-class Refused(Exception):
+class Refused(HTTPException):
     """A request that no route gets to see."""
 
     def __init__(self, status: int, title: str, text: str) -> None:
-        self.status, self.title, self.text = status, title, text
-        super().__init__(text)
+        self.title = title
+        super().__init__(status, text)
 
 
-class _BodyTooLargeError(Exception):
-    """More came than a body may have, in whatever pieces."""
+class _BodyTooLargeError(HTTPException):
+    """More came than a body may have, in whatever pieces; of a kind that FastAPI lets through while it reads one."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(413, f"A request's body has {limit:,} bytes at most.")
 
 
 class Guard:
@@ -80,9 +84,8 @@ class Guard:
             await self._app(scope, receive, sender)
         except Refused as refusal:
             await self._refuse(scope, receive, sender, refusal)
-        except _BodyTooLargeError:
-            if not sender.has_begun:
-                await self._refuse(scope, receive, sender, _too_large(self._settings.max_body))
+        except _BodyTooLargeError as error:
+            await self._refuse(scope, receive, sender, Refused(413, "Too large", error.detail))
         except Exception:
             if scope["type"] == "http" and not sender.has_begun:
                 failed = Refused(500, "Something failed", "The log of the console says what. Try again.")
@@ -119,8 +122,8 @@ class Guard:
         return receive
 
     def _check_address(self, conn: HTTPConnection) -> None:
-        host = conn.headers.get("host", "")
-        if _name(host) not in {name.casefold() for name in self._settings.allowed_hosts}:
+        names = {_name(host) for host in conn.headers.getlist("host") or [""]}
+        if not names <= {name.casefold() for name in self._settings.allowed_hosts}:
             raise Refused(
                 400, "Unknown host", "The console is not known by this host name: add it to the allowed hosts."
             )
@@ -134,7 +137,7 @@ class Guard:
         limit = self._settings.max_body
         announced = conn.headers.get("content-length", "0")
         if not (announced.isascii() and announced.isdigit()) or int(announced[:20]) > limit:
-            raise _too_large(limit)
+            raise _BodyTooLargeError(limit)
         seen = 0
 
         async def counted() -> Message:
@@ -142,7 +145,7 @@ class Guard:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > limit:
-                raise _BodyTooLargeError
+                raise _BodyTooLargeError(limit)
             return message
 
         return counted
@@ -171,12 +174,12 @@ class Guard:
             return
         request = Request(scope)
         wants_page = scope["method"] in _SAFE and "text/html" in request.headers.get("accept", "")
-        if refusal.status == 401 and wants_page and isinstance(self._settings.auth, Users):
+        if refusal.status_code == 401 and wants_page and isinstance(self._settings.auth, Users):
             there = quote(scope["path"] + ("?" + scope["query_string"].decode("latin-1")) * bool(scope["query_string"]))
             response: Response = RedirectResponse(f"{scope.get('root_path', '')}/sign-in?to={there}", 303)
         else:
-            response = self._site.problem(request, refusal.status, refusal.title, refusal.text)
-            if refusal.status == 401 and "sec-fetch-mode" not in request.headers:  # a browser would ask by itself
+            response = self._site.problem(request, refusal.status_code, refusal.title, refusal.detail)
+            if refusal.status_code == 401 and "sec-fetch-mode" not in request.headers:  # a browser would ask by itself
                 response.headers["www-authenticate"] = 'Basic realm="commandbus"'
         await response(scope, receive, send)
 
@@ -206,13 +209,20 @@ def _name(host: str) -> str:
 
 def _check_origin(conn: HTTPConnection, *, strictly: bool) -> None:
     """Raise Refused when a page of another origin sent this; `strictly` also by what the browser says of itself."""
-    origin = conn.headers.get("origin")
-    is_foreign = origin is not None and urlsplit(origin).netloc.casefold() != conn.headers["host"].casefold()
+    host = conn.headers["host"].casefold()
+    is_foreign = any(_authority(origin) != host for origin in conn.headers.getlist("origin"))
     site = conn.headers.get("sec-fetch-site", "none")
     if is_foreign or (strictly and site not in ("same-origin", "none")):
         raise Refused(
             403, "From another site", "A page of another origin sent this request, which the console refuses."
         )
+
+
+def _authority(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc.casefold()
+    except ValueError:  # not even an address
+        return None
 
 
 def _is_public(scope: Scope) -> bool:
@@ -252,7 +262,3 @@ async def _read(receive: Receive) -> tuple[bytes, Receive]:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return body, again
-
-
-def _too_large(limit: int) -> Refused:
-    return Refused(413, "Too large", f"A request's body has {limit:,} bytes at most.")

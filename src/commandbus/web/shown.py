@@ -35,6 +35,11 @@ def utc(value: datetime | None) -> str:
     return _NOTHING if value is None else f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
+def utc_exactly(value: datetime) -> str:
+    """Write a time in UTC, to the millisecond."""
+    return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}.{value.microsecond // 1_000:03d}"
+
+
 def iso(value: datetime) -> str:
     """Write a time for programs."""
     return value.astimezone(UTC).isoformat()
@@ -55,11 +60,12 @@ def words(value: str) -> str:
     return str(value).replace("_", " ").lower()
 
 
-FILTERS: Mapping[str, Callable[..., str]] = {
+FILTERS: Mapping[str, Callable[..., Any]] = {
     "number": number,
     "rate": rate,
     "duration": duration,
     "utc": utc,
+    "utc_exactly": utc_exactly,
     "iso": iso,
     "pretty_json": pretty_json,
     "words": words,

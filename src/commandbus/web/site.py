@@ -149,7 +149,8 @@ class Site:
 
 def _cookie_name(conn: HTTPConnection) -> str:
     """Another name for each port: browsers send a host's cookies to all of its ports."""
-    return f"commandbus_{conn.headers.get('host', '').rpartition(':')[2]}" if conn.url.port else "commandbus_session"
+    port = conn.headers.get("host", "").rpartition(":")[2]
+    return f"commandbus_{port}" if port.isascii() and port.isdigit() else "commandbus_session"
 
 
 def path_for(request: HTTPConnection, path: str) -> str:

@@ -1,4 +1,4 @@
-"""Audit events as spans of time drawn to scale: how long a command waited, ran, waited for a retry, was parked. Pure."""
+"""Audit events as spans of time, drawn to scale: how long a command waited, ran, stood parked. Pure."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _WAITS = {
     "MOVED_TO_TSQ": ("parked", "parked, for an operator"),
 }
 _STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 14_400, 28_800, 43_200, 86_400)
-_MOST_TICKS = 6
+_MOST_TICKS = 4
 
 KINDS = {
     "waited": "waited in the queue",
@@ -65,13 +65,18 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """Rows on one scale of `seconds`; `ticks` are (percent, seconds from the start) pairs."""
+    """Rows on one scale of `seconds`; `ticks` are (percent, seconds from the start) pairs.
+
+    `can_be_cut` says that all but a little of it is waiting for an operator; `is_cut` that this was left out.
+    """
 
     start: datetime
     seconds: float
     rows: tuple[Row, ...]
     ticks: tuple[tuple[float, float], ...]
     kinds: dict[str, str]
+    can_be_cut: bool = False
+    is_cut: bool = False
 
 
 def spans(events: Iterable[AuditEvent], now: datetime) -> list[Span]:
@@ -104,13 +109,23 @@ def _between(event: AuditEvent, after: AuditEvent | None) -> tuple[str, str] | N
     return "failed", f"{attempt}, failed" + (f": {code}" if code else "")
 
 
-def draw(commands: Sequence[tuple[UUID, str, Sequence[AuditEvent]]], now: datetime) -> Timeline | None:
-    """Put commands, each an id, a label and its events, on one scale; None when there is nothing to draw."""
+def draw(
+    commands: Sequence[tuple[UUID, str, Sequence[AuditEvent]]], now: datetime, *, cut: bool = False
+) -> Timeline | None:
+    """Put commands, each an id, a label and its events, on one scale; None when there is nothing to draw.
+
+    With `cut` only up to when the one that is parked now was parked: beside hours of waiting an attempt is no wider
+    than a hair.
+    """
     drawn = [(command_id, label, spans(events, now)) for command_id, label, events in commands]
     everything = [span for _, _, each in drawn for span in each]
     if not everything:
         return None
     start = min(span.start for span in everything)
+    waiting = next((s for s in everything if s.is_open and s.kind == "parked" and s.start > start), None)
+    if waiting is not None and cut:
+        drawn = [(command_id, label, [s for s in each if s is not waiting]) for command_id, label, each in drawn]
+        everything.remove(waiting)
     seconds = max((max(span.end for span in everything) - start).total_seconds(), 0.001)
 
     def percent(length: timedelta) -> float:
@@ -122,11 +137,12 @@ def draw(commands: Sequence[tuple[UUID, str, Sequence[AuditEvent]]], now: dateti
     )
     seen = {span.kind for span in everything}
     kinds = {kind: text for kind, text in KINDS.items() if kind in seen}
-    return Timeline(start, seconds, rows, tuple(_ticks(seconds)), kinds)
+    can_be_cut = waiting is not None and waiting.seconds > seconds / 2
+    return Timeline(start, seconds, rows, tuple(_ticks(seconds)), kinds, can_be_cut, waiting is not None and cut)
 
 
 def _ticks(seconds: float) -> Iterable[tuple[float, float]]:
-    """At most six round times along the scale, from its start on."""
+    """Some round times along the scale, from its start on."""
     step = next((step for step in _step_sizes(seconds) if seconds / step <= _MOST_TICKS), seconds)
     for number in range(int(seconds / step) + 1):
         yield round(100 * number * step / seconds, 3), number * step

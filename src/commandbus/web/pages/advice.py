@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from commandbus.models import AuditEvent, CommandMetadata, CommandStatus
-from commandbus.process.models import ProcessAuditEntry, ProcessMetadata, ProcessStatus
+from commandbus.process.models import CANCELED, ProcessAuditEntry, ProcessMetadata, ProcessStatus
 from commandbus.web.shown import duration
 
 
@@ -124,7 +124,8 @@ def for_process(process: ProcessMetadata, trail: Sequence[ProcessAuditEntry]) ->
             )
         case ProcessStatus.CANCELED:
             done = sum(1 for entry in trail if entry.compensates is not None)
-            return Advice("wait", "It was cancelled" + (f", and {_times(done, 'step')} undone." if done else "."))
+            why = "It was cancelled" if process.error_code == CANCELED else "A business rule refused it"
+            return Advice("wait", why + (f", and {_times(done, 'step')} undone." if done else "."))
         case ProcessStatus.COMPENSATED:
             return Advice("wait", "An operator cancelled it, and all its completed steps were undone.")
         case ProcessStatus.COMPENSATING:

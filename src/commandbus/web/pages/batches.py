@@ -7,8 +7,8 @@ from fastapi.responses import Response
 
 from commandbus._core.connection import transaction
 from commandbus.errors import CommandBusError, InvalidOperationError
-from commandbus.models import BatchMetadata, BatchStatus, BatchType, CommandStatus, Page
-from commandbus.process.models import ProcessStatus
+from commandbus.models import BatchMetadata, BatchStatus, BatchType, CommandMetadata, CommandStatus, Page
+from commandbus.process.models import ProcessMetadata, ProcessStatus
 from commandbus.process.repository import ProcessRepository
 from commandbus.repositories import batches
 from commandbus.web.pages import command_line
@@ -60,7 +60,11 @@ def router(console: "Console") -> APIRouter:
         by = who(console, request, await request.form())
         try:
             done = await console.bus.cancel_batch(
-                batch.domain, batch.batch_id, processes=console.app.processes(console.pool), **by
+                batch.domain,
+                batch.batch_id,
+                operator=by.operator,
+                reason=by.reason,
+                processes=console.app.processes(console.pool),
             )
         except InvalidOperationError as error:
             return ask(console, request, _question(batch, str(error)))
@@ -113,7 +117,7 @@ async def _one(console: "Console", request: Request, text: str, batch_type: Batc
     if batch.batch_type is not batch_type:
         return console.site.redirect(request, path_of(batch))
     asked = Asked(request.query_params)
-    page: Page[object]
+    page: Page[ProcessMetadata] | Page[CommandMetadata]
     if batch_type is BatchType.PROCESS:
         process_status = asked.choice("status", "Status", ProcessStatus)
         repository = ProcessRepository(console.pool)

@@ -8,7 +8,7 @@ from fastapi.responses import Response
 from commandbus.models import CommandStatus
 from commandbus.web.pages import advice, command_line
 from commandbus.web.pages.asking import Asked, find_page
-from commandbus.web.pages.common import bus_time, id_of, is_handled, known_types
+from commandbus.web.pages.common import bus_time, id_of, is_cut, is_handled, known_types
 from commandbus.web.site import NavLink
 from commandbus.web.timeline import draw
 
@@ -48,7 +48,7 @@ def router(console: "Console") -> APIRouter:
             "command.html",
             command=command,
             events=events,
-            timeline=draw([(command.command_id, command.command_type, events)], now),
+            timeline=draw([(command.command_id, command.command_type, events)], now, cut=is_cut(request)),
             advice=advice.for_command(command, events, now, is_handled=handled),
             panels=await site.panels.of_command(command, events),
             line=command_line.line("audit", command.command_id),

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 from fastapi import HTTPException, Request
@@ -24,6 +24,11 @@ def id_of(text: str, what: str) -> UUID:
         return read_id(text)
     except ValueError as error:
         raise HTTPException(404, f"There is no such {what}: {error}") from None
+
+
+def is_cut(request: Request) -> bool:
+    """Whether the timeline is asked for without the time for which something has been parked."""
+    return request.query_params.get("timeline") == "work"
 
 
 def known_types(console: "Console", domain: str | None = None) -> list[str]:
@@ -81,11 +86,18 @@ def ask(console: "Console", request: Request, confirmation: Confirmation) -> Res
     )
 
 
-def who(console: "Console", request: Request, form: FormData) -> dict[str, str]:
+class Actor(NamedTuple):
+    """Who acts, and why."""
+
+    operator: str
+    reason: str
+
+
+def who(console: "Console", request: Request, form: FormData) -> Actor:
     """Who acts and why, for the audit trail: who has signed in, or the name that was typed where nobody signs in."""
     operator = console.site.operator(request) or console.settings.operator
     typed = form.get("operator")
     if console.settings.auth is None and isinstance(typed, str) and typed.strip():
         operator = typed.strip()
     reason = form.get("reason")
-    return {"operator": operator, "reason": reason.strip() if isinstance(reason, str) else ""}
+    return Actor(operator, reason.strip() if isinstance(reason, str) else "")

@@ -10,7 +10,7 @@ from commandbus.process.models import ProcessMetadata, ProcessStatus
 from commandbus.process.repository import ProcessRepository
 from commandbus.web.pages import advice, command_line
 from commandbus.web.pages.asking import Asked, find_page
-from commandbus.web.pages.common import Confirmation, ask, bus_time, id_of, who
+from commandbus.web.pages.common import Confirmation, ask, bus_time, id_of, is_cut, who
 from commandbus.web.site import NavLink
 from commandbus.web.timeline import draw
 
@@ -72,7 +72,7 @@ def router(console: "Console") -> APIRouter:
             trail=drawn,
             older=len(trail) - len(drawn),
             events=events,
-            timeline=draw(steps, await bus_time(console)),
+            timeline=draw(steps, await bus_time(console), cut=is_cut(request)),
             advice=advice.for_process(process, trail),
             panels=await site.panels.of_process(process, drawn),
             is_managed=process.process_type in managers,
@@ -110,8 +110,9 @@ def router(console: "Console") -> APIRouter:
         manager = managers.get(process.process_type)
         if manager is None:
             return await confirm_cancel(request, process_id)
+        by = who(console, request, await request.form())
         try:
-            is_done = await manager.cancel_process(process.process_id, **who(console, request, await request.form()))
+            is_done = await manager.cancel_process(process.process_id, operator=by.operator, reason=by.reason)
         except InvalidOperationError as error:
             return ask(console, request, question(process, str(error)))
         note = "Cancelled." if is_done else "It is cancelled as soon as the command in flight has ended."

@@ -14,7 +14,7 @@ from commandbus.errors import InvalidPayloadError
 from commandbus.models import BulkResult, TroubleshootingFilter
 from commandbus.web.pages import command_line
 from commandbus.web.pages.asking import Asked, find_page, read_id
-from commandbus.web.pages.common import Confirmation, ask, bus_time, known_types, who
+from commandbus.web.pages.common import Actor, Confirmation, ask, bus_time, known_types, who
 from commandbus.web.site import NavLink, with_query
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 _PATH = "/troubleshooting"
 _MOST_NAMED = 250  # ids that one form may name; more are chosen by a filter
 _EFFECTS = {
-    "retry": "Each begins a new life: due at once, with all its attempts.",
-    "cancel": "Each ends as CANCELED, and its process undoes the steps that were completed. This cannot be taken back.",
-    "complete": "Each ends as COMPLETED with this result, and its process goes on. This cannot be taken back.",
+    "retry": "{} begins a new life: due at once, with all its attempts.",
+    "cancel": "{} ends as CANCELED, and its process undoes the steps that were completed. This cannot be taken back.",
+    "complete": "{} ends as COMPLETED with this result, and its process goes on. This cannot be taken back.",
 }
 _DONE = {"retry": "Retried", "cancel": "Cancelled", "complete": "Completed"}
 
@@ -99,7 +99,7 @@ def router(console: "Console") -> APIRouter:
             done = await _act(console, chosen, arguments, by)
         except (ValueError, InvalidPayloadError) as error:
             question = await _question(console, chosen)
-            return ask(console, request, replace(question, error=str(error), result=text, reason=by["reason"]))
+            return ask(console, request, replace(question, error=str(error), result=text, reason=by.reason))
         note, is_error = _told(chosen, done)
         return site.redirect(request, chosen.back, note, is_error=is_error)
 
@@ -142,7 +142,7 @@ async def _question(console: "Console", chosen: _Chosen) -> Confirmation:
     most = console.settings.max_bulk
     count = len(chosen.ids) or await console.tsq.count_troubleshooting(where=chosen.where)
     hidden = [("action", chosen.action), *(("command_id", str(command_id)) for command_id in chosen.ids)]
-    facts = [_EFFECTS[chosen.action]]
+    facts = [_EFFECTS[chosen.action].format("It" if count == 1 else "Each")]
     where = None if chosen.ids else chosen.where
     refused = None
     if where is not None:
@@ -185,10 +185,10 @@ def _result(text: str) -> tuple[Any, ...]:
     return (value,)
 
 
-async def _act(console: "Console", chosen: _Chosen, arguments: tuple[Any, ...], by: dict[str, str]) -> BulkResult:
+async def _act(console: "Console", chosen: _Chosen, arguments: tuple[Any, ...], by: Actor) -> BulkResult:
     kind = "many" if chosen.ids else "where"
     act: Callable[..., Awaitable[BulkResult]] = getattr(console.tsq, f"operator_{chosen.action}_{kind}")
-    return await act(chosen.ids or chosen.where, *arguments, **by)
+    return await act(chosen.ids or chosen.where, *arguments, **by._asdict())
 
 
 def _told(chosen: _Chosen, result: BulkResult) -> tuple[str, bool]:

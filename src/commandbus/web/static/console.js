@@ -6,9 +6,14 @@
 
   function showLocalTimes(root) {
     for (const element of root.querySelectorAll("time[data-local]")) {
-      const local = new Date(element.dateTime).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
-      element.title = `${local} here`;
+      const when = new Date(element.dateTime);
       element.removeAttribute("data-local");
+      element.title = `${when.toLocaleString(undefined, { dateStyle: "full", timeStyle: "medium" })} here`;
+      if (when.getTimezoneOffset() === 0) continue; // the reader's time is UTC
+      const local = document.createElement("span");
+      local.className = "local";
+      local.textContent = when.toLocaleTimeString(undefined, { timeZoneName: "short" });
+      element.append(" ", local);
     }
   }
 
@@ -23,6 +28,19 @@
     event.detail.headers["X-CSRF-Token"] = document.querySelector("meta[name=csrf-token]").content;
   });
   document.addEventListener("htmx:load", (event) => showLocalTimes(event.detail.elt));
+
+  // What is swapped for its newer self stays where the reader has scrolled it.
+  const places = new Map();
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    for (const table of event.detail.target.querySelectorAll(".table[id]")) places.set(table.id, table.scrollLeft);
+  });
+  document.addEventListener("htmx:afterSwap", () => {
+    for (const [id, left] of places) {
+      const table = document.getElementById(id);
+      if (table) table.scrollLeft = left;
+    }
+    places.clear();
+  });
 
   // --- live: one stream; each snapshot is an event on the document, unless the reader has paused
   const button = document.querySelector("[data-live-pause]");

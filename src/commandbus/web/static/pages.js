@@ -12,8 +12,7 @@
     if (!button) return;
     await navigator.clipboard.writeText(button.dataset.copy);
     button.classList.add("is-copied");
-    button.textContent = "✓";
-    setTimeout(() => { button.classList.remove("is-copied"); button.textContent = "⧉"; }, 1500);
+    setTimeout(() => button.classList.remove("is-copied"), 1500);
   });
 
   function follow(form) {
