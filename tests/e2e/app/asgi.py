@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 from fastapi.staticfiles import StaticFiles
 from psycopg_pool import AsyncConnectionPool
+from starlette.routing import Match, Route
 
 from commandbus import AuditEvent, CommandMetadata
 from commandbus.process import ProcessMetadata
@@ -34,6 +35,7 @@ def create_asgi(pool: AsyncConnectionPool[Any], settings: ConsoleSettings | None
     asgi.include_router(api.router(services))
     asgi.include_router(web.router(services, site))
     asgi.mount("/static/app", StaticFiles(directory=_HERE / "static"), name="static_app")
+    _tell_all_methods(asgi, site)
     _close_with(asgi, services)
     return asgi
 
@@ -55,6 +57,23 @@ def _show_behaviors(site: Site, services: Services) -> None:
     @site.panels.on_process
     async def of_process(_: ProcessMetadata, trail: Sequence[ProcessAuditEntry]) -> Panel | None:
         return await panel({entry.command_id: entry.step for entry in trail})
+
+
+def _tell_all_methods(asgi: FastAPI, site: Site) -> None:
+    """Let a 405 name every method of its path: by itself it names those of the first route."""
+
+    async def not_this_way(request: Request, _: Exception) -> Response:
+        allowed = {
+            method
+            for route in asgi.routes
+            if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE
+            for method in route.methods or ()
+        }
+        response = site.problem(request, 405, "Not this way", f"{request.url.path} does not know {request.method}.")
+        response.headers["allow"] = ", ".join(sorted(allowed))
+        return response
+
+    asgi.add_exception_handler(405, not_this_way)
 
 
 def _close_with(asgi: FastAPI, services: Services) -> None:

@@ -39,7 +39,8 @@ TOO_MANY: dict[int | str, dict[str, Any]] = {429: {"model": Problem}}
 
 def router(services: Services) -> APIRouter:
     """Return the routes of the whole API."""
-    api = APIRouter()
+    refused: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in (400, 403, 413)}
+    api = APIRouter(responses=refused)
     for part in (_batches(services), _processes(services), _profiles(services), load.router(services)):
         api.include_router(part)
 
@@ -79,14 +80,14 @@ def _batches(services: Services) -> APIRouter:
             processes_url=f"{request.scope.get('root_path', '')}/api/batches/{batch_id}/processes",
         )
 
-    @api.get("/api/batches/{batch_id}", responses=NOT_FOUND)
+    @api.get("/api/batches/{batch_id:uuid}", responses=NOT_FOUND)
     async def get_batch(batch_id: UUID) -> BatchStats:
         """Count a batch anew; one that is being made tells how far that is."""
         batch = await find_batch(services, batch_id)
         creation = await services.creator.read(batch_id)
         return _stats(batch, None if creation is None else CreationState.model_validate(creation, from_attributes=True))
 
-    @api.get("/api/batches/{batch_id}/processes", responses=NOT_FOUND)
+    @api.get("/api/batches/{batch_id:uuid}/processes", responses=NOT_FOUND)
     async def list_processes(
         batch_id: UUID,
         status: ProcessStatus | None = None,
@@ -112,7 +113,7 @@ def _batches(services: Services) -> APIRouter:
 def _processes(services: Services) -> APIRouter:
     api = APIRouter(tags=["processes"])
 
-    @api.get("/api/processes/{process_id}", responses=NOT_FOUND)
+    @api.get("/api/processes/{process_id:uuid}", responses=NOT_FOUND)
     async def get_process(process_id: UUID) -> ProcessDetail:
         """Show a process with its timeline and the behavior that applied to each of its commands."""
         process = await services.processes.get(process_id)

@@ -4,7 +4,7 @@ from datetime import date, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from commandbus import BatchStatus, CommandStatus
@@ -27,6 +27,20 @@ def _countable(value: int) -> int:
     return value
 
 
+def _no_number(value: object) -> object:
+    """Refuse what would be taken for a number, and is none in JSON."""
+    if isinstance(value, bool | str):
+        raise PydanticCustomError("number", "a number is needed")
+    return value
+
+
+def _is_day(value: object) -> object:
+    """Refuse numbers, which would be seconds since 1970."""
+    if isinstance(value, int | float):
+        raise PydanticCustomError("day", "a day is needed, as in 2026-05-31")
+    return value
+
+
 def _distinct(value: list[str]) -> list[str]:
     if len(set(value)) < len(value):
         raise PydanticCustomError("repeated", "an account is named twice")
@@ -35,8 +49,12 @@ def _distinct(value: list[str]) -> list[str]:
 
 _NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"
 Count = Annotated[
-    int, Field(ge=1, json_schema_extra={"maximum": MOST}, description="1 to 100,000"), AfterValidator(_countable)
+    int,
+    Field(ge=1, json_schema_extra={"maximum": MOST}, description="1 to 100,000"),
+    BeforeValidator(_no_number),
+    AfterValidator(_countable),
 ]
+Day = Annotated[date, BeforeValidator(_is_day)]
 AccountNumber = Annotated[str, Field(min_length=1, max_length=40, pattern=_NO_CONTROLS)]
 Accounts = Annotated[
     list[AccountNumber],
@@ -56,8 +74,8 @@ class ProcessBatchCreateRequest(Given):
     """A batch of StatementReports, all alike. Both days are included."""
 
     count: Count
-    from_date: date
-    to_date: date
+    from_date: Day
+    to_date: Day
     account_list: Accounts
     output_type: OutputType = OutputType.PDF
     behavior: ProcessStepBehavior | None = None
@@ -163,7 +181,7 @@ class ProcessDetail(ProcessSummary):
     timeline: list[TimelineEntry]
 
 
-Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False), BeforeValidator(_no_number)]
 
 
 class BehaviorDistribution(Given):
@@ -192,7 +210,7 @@ class BulkRequest(Given):
 
     count: Count
     behavior_distribution: BehaviorDistribution = BehaviorDistribution(success=100)
-    delay_ms: Annotated[int, Field(ge=0, le=LONGEST_DELAY_MS)] = 0
+    delay_ms: Annotated[int, Field(ge=0, le=LONGEST_DELAY_MS), BeforeValidator(_no_number)] = 0
 
 
 class BulkResponse(BaseModel):
@@ -207,8 +225,8 @@ class BulkResponse(BaseModel):
 class StopRequest(Given):
     """Which workers: those with these ids, those of a domain, or all."""
 
-    domain: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z_][A-Za-z0-9_.\-]*$")] | None = None
-    worker_ids: Annotated[list[Annotated[int, Field(ge=1, le=2**31 - 1)]], Field(max_length=1_000)] | None = None
+    domain: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{1,63}$")] | None = None
+    worker_ids: Annotated[list[Annotated[int, Field(ge=1, le=2**31 - 1), BeforeValidator(_no_number)]], Field(max_length=1_000)] | None = None
 
 
 class StopResponse(BaseModel):

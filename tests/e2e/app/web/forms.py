@@ -80,6 +80,8 @@ def process_batch(form: Mapping[str, str]) -> dict[str, Any]:
         for name in ("count", "from_date", "to_date", "output_type", "name")
         if form.get(name, "").strip()
     }
+    if "count" in data:
+        data["count"] = number(data["count"])
     data["account_list"] = [one for one in form.get("account_list", "").replace(",", " ").split() if one]
     behavior = {step: given for step in STEPS if (given := behavior_of(form, f"behavior.{step}."))}
     if behavior:
@@ -96,8 +98,8 @@ def behavior_of(form: Mapping[str, str], prefix: str) -> dict[str, Any]:
             if form.get(prefix + "shown") and not text:
                 given[one.name] = False
         elif one.kind in ("percent", "number"):
-            if text and _number(text) != 0:
-                given[one.name] = text
+            if text and number(text) != 0:
+                given[one.name] = number(text)
         elif text:
             given[one.name] = parsed(text) if one.kind == "json" else text
     return given
@@ -138,11 +140,14 @@ def curl(address: str, body: Mapping[str, Any]) -> str:
     return f"curl --json '{text}' \\\n  {address}"
 
 
-def _number(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
+def number(text: str) -> float | str:
+    """Return the number that was written; what is none as it was, for the schema to tell."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def parsed(text: str) -> Any:

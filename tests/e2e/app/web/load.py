@@ -90,9 +90,9 @@ def router(services: Services, site: Site) -> APIRouter:
         values = await text_fields(request)
         _, distribution = MIXES.get(values.get("mix", ""), MIXES["custom"])
         data = {
-            "count": values.get("count", ""),
-            "delay_ms": values.get("delay_ms", "") or "0",
-            "behavior_distribution": distribution or {name: values.get(name, "") or "0" for name, _ in PARTS},
+            "count": forms.number(values.get("count", "")),
+            "delay_ms": forms.number(values.get("delay_ms", "") or "0"),
+            "behavior_distribution": distribution or {name: forms.number(values.get(name) or "0") for name, _ in PARTS},
         }
         checked = forms.check(BulkRequest, data)
         if checked.errors:
