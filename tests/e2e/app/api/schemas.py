@@ -4,7 +4,16 @@ from datetime import date, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from commandbus import BatchStatus, CommandStatus
@@ -226,7 +235,10 @@ class StopRequest(Given):
     """Which workers: those with these ids, those of a domain, or all."""
 
     domain: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{1,63}$")] | None = None
-    worker_ids: Annotated[list[Annotated[int, Field(ge=1, le=2**31 - 1), BeforeValidator(_no_number)]], Field(max_length=1_000)] | None = None
+    worker_ids: (
+        Annotated[list[Annotated[int, Field(ge=1, le=2**31 - 1), BeforeValidator(_no_number)]], Field(max_length=1_000)]
+        | None
+    ) = None
 
 
 class StopResponse(BaseModel):

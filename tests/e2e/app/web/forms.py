@@ -115,7 +115,7 @@ def values(prefix: str, behavior: CommandBehavior | None) -> dict[str, str]:
         elif one.kind == "json":
             text = "" if value is None else json.dumps(value, ensure_ascii=False)
         else:
-            text = "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+            text = "" if value is None else str(value).removesuffix(".0") if isinstance(value, float) else str(value)
         found[prefix + one.name] = text
     return found
 
