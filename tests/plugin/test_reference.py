@@ -124,13 +124,16 @@ def parse_parameters(text: str) -> list[tuple[str, bool, Any]] | None:
     try:
         arguments = ast.parse(f"def told({text}): ...").body[0].args  # type: ignore[attr-defined]
         defaults = [ast.literal_eval(d) for d in arguments.defaults]
-        positional: list[Any] = [inspect.Parameter.empty] * (len(arguments.args) - len(defaults)) + defaults
+        named = [*arguments.posonlyargs, *arguments.args]
+        positional: list[Any] = [inspect.Parameter.empty] * (len(named) - len(defaults)) + defaults
         keyword = [inspect.Parameter.empty if d is None else ast.literal_eval(d) for d in arguments.kw_defaults]
     except (SyntaxError, ValueError):  # an example's call
         return None
     return [
-        *((a.arg, False, d) for a, d in zip(arguments.args, positional, strict=True)),
+        *((a.arg, False, d) for a, d in zip(named, positional, strict=True)),
+        *((a.arg, False, inspect.Parameter.empty) for a in (arguments.vararg,) if a),
         *((a.arg, True, d) for a, d in zip(arguments.kwonlyargs, keyword, strict=True)),
+        *((a.arg, False, inspect.Parameter.empty) for a in (arguments.kwarg,) if a),
     ]
 
 

@@ -51,9 +51,9 @@ class Site:
             title=settings.title, with_query=with_query, has_users=isinstance(settings.auth, Users)
         )
 
-    def add_nav(self, link: NavLink) -> None:
-        """Add a link to the navigation."""
-        self._links = sorted([*self._links, link], key=lambda link: link.order)
+    def add_nav(self, *links: NavLink) -> None:
+        """Add links to the navigation."""
+        self._links = sorted([*self._links, *links], key=lambda link: link.order)
 
     def add_templates(self, source: jinja2.BaseLoader | Path | str) -> None:
         """Look for templates in this folder, or by this loader, before all that were added earlier."""
