@@ -51,8 +51,8 @@ _FILL: tuple[LiteralString, ...] = (
     """CREATE TEMP TABLE t AS
        SELECT n, text, json_build_object(text, text, 'operator', text, 'reason', text, 'type', text, 'code', text,
                                          'error_code', text, 'error_message', text, 'message', text,
-                                         'data', json_build_object(text, text), 'list', json_build_array(text))
-                                         ) AS object,
+                                         'data', json_build_object(text, text), 'list', json_build_array(text)
+                                        ) AS object,
               gen_random_uuid() AS command_id, gen_random_uuid() AS process_id, gen_random_uuid() AS batch_id,
               (%(statuses)s::text[])[1 + n %% 5] AS status, (%(processes)s::text[])[1 + n %% 7] AS process_status,
               now() - n * interval '1 second' AS at
@@ -65,8 +65,8 @@ _FILL: tuple[LiteralString, ...] = (
        SELECT process_id, text, text, process_status, text, object, command_id, 0, text, text, at, at,
               CASE WHEN n %% 2 = 0 THEN batch_id END FROM t""",
     """INSERT INTO commandbus.command (command_id, domain, command_type, payload, status, attempts, max_attempts,
-                                       reply_to, batch_id, ordinal, process_id, step, visit, result, error_code, error_message,
-                                       created_at, updated_at, completed_at)
+                                       reply_to, batch_id, ordinal, process_id, step, visit, result,
+                                       error_code, error_message, created_at, updated_at, completed_at)
        SELECT command_id, text, text, object, status, 2, 3, text, CASE WHEN n %% 2 = 1 THEN batch_id END, 0,
               CASE WHEN n %% 3 = 0 THEN process_id END, text, 1, object, text, text, at, at,
               CASE WHEN status = 'COMPLETED' THEN at END FROM t""",

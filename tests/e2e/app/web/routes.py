@@ -32,9 +32,9 @@ def router(services: Services, site: Site) -> APIRouter:
     """Return the pages, and add them to the navigation."""
     pages = APIRouter(include_in_schema=False)
     site.add_nav(
-        NavLink("Create process batch", CREATE, order=40),
-        NavLink("Send command", load.SEND, order=50),
-        NavLink("Load test", load.METRICS, order=55),
+        NavLink("Create process batch", CREATE, order=200),
+        NavLink("Send command", load.SEND, order=210),
+        NavLink("Load test", load.METRICS, order=220),
     )
     for part in (_create, _profiles, _making, load.router):
         pages.include_router(part(services, site))
