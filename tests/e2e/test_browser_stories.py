@@ -83,9 +83,7 @@ def test_a_batch_with_behavior_is_created_and_watched_until_it_has_ended(
     expect(page.locator("main")).to_contain_text("CHAOS_PERMANENT")
 
 
-def test_a_load_test_is_sent_watched_and_its_workers_are_stopped(
-    page: Page, worker: "subprocess.Popen[bytes]"
-) -> None:
+def test_a_load_test_is_sent_watched_and_its_workers_are_stopped(page: Page, worker: "subprocess.Popen[bytes]") -> None:
     page.goto("/send-command")
     page.get_by_label("Commands", exact=True).fill("300")
     page.get_by_role("radio", name="Custom").check()

@@ -10,7 +10,7 @@ from psycopg_pool import AsyncConnectionPool
 from commandbus.cli.failures import Failure, Misuse, one_line
 from commandbus.cli.signals import Signals
 from commandbus.web import ConsoleSettings, NotAuthenticatedError, Users, serve
-from commandbus.web.settings import LOOPBACK
+from commandbus.web.settings import LOOPBACK, require_loopback
 from pytest_commandbus.postgres.errors import PostgresError
 from tests.e2e.app.asgi import TITLE, create_asgi
 from tests.e2e.app.database import VARIABLE, open_database, store_seed
@@ -43,6 +43,8 @@ def main(host: str, port: int, workers: int, concurrency: int, seed: int | None,
             auth=None if users is None else Users.read(users),
             allowed_hosts=(*LOOPBACK, *([] if host in _ANY else [host])),
         )
+        if settings.auth is None:
+            require_loopback(host)
         with open_database(is_kept=True) as dsn:
             drawn = random.randrange(2**31) if seed is None else seed
             asyncio.run(_run(dsn, settings, host, port, workers, concurrency, drawn))
