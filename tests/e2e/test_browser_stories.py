@@ -1,4 +1,4 @@
-"""The application in a real browser: a batch with behavior from the form to its end, and a load test that is stopped."""
+"""The application in a real browser: a batch from the form to its end, and a load test that is stopped."""
 
 import os
 import re

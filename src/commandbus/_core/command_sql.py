@@ -62,6 +62,10 @@ class CommandSQL:
     AUDIT_TRAIL = _EVENTS.format(condition=SQL("command_id = %(command_id)s"))
     AUDIT_TRAILS = _EVENTS.format(condition=SQL("command_id = ANY(%(command_ids)s)"))
 
+    # How many commands of a batch have each status, as it is stored: one in flight is PENDING there.
+    COUNT_OF_BATCH = """
+        SELECT status, count(*) FROM commandbus.command WHERE batch_id = %(batch_id)s GROUP BY status"""
+
 
 class CommandParsers:
     """Rows of the statements above as values."""

@@ -9,7 +9,7 @@ import orjson
 from commandbus._core.arrays import execute
 from commandbus._core.command_sql import CommandParsers, CommandSQL
 from commandbus._core.connection import Connection
-from commandbus.models import AuditEvent, CommandMetadata
+from commandbus.models import AuditEvent, CommandMetadata, CommandStatus
 
 
 async def enqueue(conn: Connection, params: dict[str, Any]) -> None:
@@ -61,3 +61,9 @@ async def audit_trails(conn: Connection, command_ids: Sequence[UUID]) -> dict[UU
         event = CommandParsers.event(row)
         found.setdefault(event.command_id, []).append(event)
     return found
+
+
+async def count_of_batch(conn: Connection, batch_id: UUID) -> dict[CommandStatus, int]:
+    """Count a batch's commands by the status that is stored."""
+    cursor = await conn.execute(CommandSQL.COUNT_OF_BATCH, {"batch_id": batch_id})
+    return {CommandStatus(status): count for status, count in await cursor.fetchall()}

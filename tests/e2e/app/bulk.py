@@ -21,6 +21,10 @@ CHUNK = 1_000
 NAME = "load test"
 TRANSIENT_TIMES = 2  # failures of a command that fails transiently, then succeeds
 _NOTHING = CommandBehavior()
+_RECORD = """
+INSERT INTO app.load_test (batch_id, number, commands, sent_at)
+VALUES (%(batch_id)s, %(number)s, %(commands)s, commandbus.now())
+"""
 
 BehaviorOf = Callable[[int], CommandBehavior]
 
@@ -96,6 +100,7 @@ async def send_bulk(pool: AsyncConnectionPool[Any], count: int, behavior_of: Beh
         number = await next_batch_number(conn)
         batch_id = await CommandBus(pool).create_batch(DOMAIN, _Commands(ids), name=NAME, conn=conn)
         await behaviors.number_batch(batch_id, number, conn=conn)
+        await conn.execute(_RECORD, {"batch_id": batch_id, "number": number, "commands": count})
         for first in range(0, count, CHUNK):
             rows = [
                 StoredBehavior(ids[ordinal], behavior, {"ordinal": ordinal})

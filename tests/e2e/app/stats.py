@@ -6,16 +6,25 @@ from uuid import UUID
 
 from psycopg_pool import AsyncConnectionPool
 
-from commandbus import BatchMetadata, BatchType, CommandBus, status
+from commandbus import BatchNotFoundError, CommandBus, CommandStatus, status
 from tests.e2e.app.handlers.testing import DOMAIN
 
-_AGES = """
-SELECT extract(epoch FROM coalesce(b.completed_at, s.settled_at, commandbus.now()) - b.created_at)::float8
-  FROM commandbus.batch b
-  LEFT JOIN LATERAL (
-        SELECT max(e.ts) AS settled_at FROM commandbus.command c JOIN commandbus.event e USING (command_id)
-         WHERE %(has_ended)s AND c.batch_id = b.batch_id) s ON true
- WHERE b.batch_id = %(batch_id)s
+_COMPLETED, _PARKED = CommandStatus.COMPLETED, CommandStatus.IN_TROUBLESHOOTING_QUEUE
+
+# A load test, the newest one if none is named, with how long ago it was sent.
+_LOAD_TEST = """
+SELECT batch_id, commands, extract(epoch FROM commandbus.now() - sent_at)::float8 FROM app.load_test
+ WHERE batch_id = %(batch_id)s OR %(batch_id)s::uuid IS NULL
+ ORDER BY number DESC LIMIT 1
+"""
+
+# When the last of its commands came to its end, in seconds after it was sent.
+_LASTED = """
+SELECT extract(epoch FROM max(e.ts) - t.sent_at)::float8
+  FROM app.load_test t
+  JOIN commandbus.command c USING (batch_id)
+  JOIN commandbus.event e USING (command_id)
+ WHERE t.batch_id = %(batch_id)s GROUP BY t.sent_at
 """
 
 
@@ -57,7 +66,7 @@ class LoadStats:
     def __init__(self, pool: AsyncConnectionPool[Any]) -> None:
         self._pool = pool
         self._bus = CommandBus(pool)
-        self._ended: tuple[BatchMetadata, float] | None = None
+        self._ended: tuple[tuple[UUID, dict[CommandStatus, int]], float] | None = None
 
     async def throughput(self, window: int = 60) -> Throughput:
         """Return what was done in the last `window` seconds, over all domains. Latencies are within 5 %."""
@@ -79,42 +88,46 @@ class LoadStats:
 
     async def newest(self) -> UUID | None:
         """Return the newest load test's batch, None when there was none."""
-        batches = await self._bus.list_batches(DOMAIN, BatchType.COMMAND, limit=1)
-        return batches.items[0].batch_id if batches.items else None
+        found = await self._find(None)
+        return None if found is None else found[0]
 
     async def load_test(self, batch_id: UUID | None = None) -> LoadTestStats:
-        """Return how far the load test is, or the newest one. Raises BatchNotFoundError."""
-        if batch_id is not None:
-            return await self._figures(await self._bus.get_batch(DOMAIN, batch_id))
-        batches = await self._bus.list_batches(DOMAIN, BatchType.COMMAND, limit=1)
-        return await self._figures(batches.items[0]) if batches.items else LoadTestStats()
-
-    async def _figures(self, batch: BatchMetadata) -> LoadTestStats:
-        failed = batch.failed_count + batch.canceled_count
-        done = batch.completed_count + failed + batch.in_troubleshooting_count
-        elapsed = await self._elapsed(batch, done)
+        """Return how far a load test is, the newest one if none is named. Raises BatchNotFoundError."""
+        found = await self._find(batch_id)
+        if found is None:
+            if batch_id is not None:
+                raise BatchNotFoundError(DOMAIN, batch_id)
+            return LoadTestStats()
+        known, total, age = found
+        counts = await self._bus.count_batch_commands(known)
+        pending = counts.pop(CommandStatus.PENDING, 0)
+        done = total - pending
+        elapsed = age if pending else await self._lasted(known, counts)
+        completed, parked = (counts.pop(one, 0) for one in (_COMPLETED, _PARKED))
         return LoadTestStats(
-            total_commands=batch.total_count,
-            completed=batch.completed_count,
-            failed=failed,
-            in_tsq=batch.in_troubleshooting_count,
-            pending=batch.total_count - done,
-            progress_percent=round(100 * done / batch.total_count, 2) if batch.total_count else 100.0,
+            total_commands=total,
+            completed=completed,
+            failed=sum(counts.values()),
+            in_tsq=parked,
+            pending=pending,
+            progress_percent=round(100 * done / total, 2),
             elapsed_seconds=round(elapsed, 3),
-            estimated_remaining_seconds=round(elapsed * (batch.total_count - done) / done, 1) if done else None,
+            estimated_remaining_seconds=round(elapsed * pending / done, 1) if done else None,
         )
 
-    async def _elapsed(self, batch: BatchMetadata, done: int) -> float:
-        """Seconds since it was sent, until now or, once nothing of it is left to do, until the last of it was done."""
-        if self._ended is not None and self._ended[0] == batch:
-            return self._ended[1]
-        has_ended = done == batch.total_count
+    async def _find(self, batch_id: UUID | None) -> tuple[UUID, int, float] | None:
         async with self._pool.connection() as conn:
-            row = await (await conn.execute(_AGES, {"batch_id": batch.batch_id, "has_ended": has_ended})).fetchone()
-        elapsed = 0.0 if row is None else float(row[0])
-        if has_ended:
-            self._ended = (batch, elapsed)  # unless an operator changes it, this stays so
-        return elapsed
+            row = await (await conn.execute(_LOAD_TEST, {"batch_id": batch_id})).fetchone()
+        return None if row is None else (row[0], row[1], row[2])
+
+    async def _lasted(self, batch_id: UUID, counts: dict[CommandStatus, int]) -> float:
+        """Seconds from when it was sent until the last of it was done. Found once, unless an operator changes it."""
+        ended = (batch_id, dict(counts))
+        if self._ended is None or self._ended[0] != ended:
+            async with self._pool.connection() as conn:
+                row = await (await conn.execute(_LASTED, {"batch_id": batch_id})).fetchone()
+            self._ended = ended, 0.0 if row is None else float(row[0])
+        return self._ended[1]
 
 
 def _ms(seconds: float | None) -> float:

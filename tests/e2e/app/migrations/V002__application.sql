@@ -18,6 +18,14 @@ CREATE TABLE app.creation (
     CONSTRAINT creation_state_known CHECK (state IN ('CREATING', 'COMPLETE', 'ABANDONED', 'INTERRUPTED'))
 );
 
+-- The load tests: each is one batch of test commands.
+CREATE TABLE app.load_test (
+    batch_id uuid        PRIMARY KEY,
+    number   integer     NOT NULL UNIQUE,            -- of the batch: the largest is the newest
+    commands integer     NOT NULL,
+    sent_at  timestamptz NOT NULL                    -- the bus's clock
+);
+
 CREATE TABLE app.chaos_profile (
     name     text PRIMARY KEY,
     behavior json NOT NULL
