@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import httpx
 import pytest
 import pytest_asyncio
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from psycopg_pool import AsyncConnectionPool
 
 from commandbus import App
@@ -133,6 +133,7 @@ def browser() -> Iterator[Browser]:
             pytest.fail(no_chromium)
         pytest.skip(no_chromium)
     with sync_playwright() as playwright:
+        expect.set_options(timeout=PATIENCE * 1_000)
         options = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium refuses to be root with it
         found = playwright.chromium.launch(executable_path=executable, args=[*options, "--disable-dev-shm-usage"])
         yield found

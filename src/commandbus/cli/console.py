@@ -116,6 +116,8 @@ def console_password(name: str, password: str) -> None:
       commandbus console-password anna >>console-users
     """
     web = _web()
+    if ":" in name or not name.isprintable():
+        raise Misuse(f"a user's name has no colon and no control character, as {name!r} has")
     try:
         click.echo(f"{name}:{web.hash_password(password)}")
     except ValueError as error:
