@@ -4,11 +4,11 @@ import re
 from uuid import uuid4
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from commandbus import App, CommandBus, CommandStatus, SendRequest, TroubleshootingQueue
 from pytest_commandbus.database import Database
-from tests.console.conftest import LOOKS, PATIENCE, Served, keep_picture
+from tests.console.conftest import PATIENCE
 from tests.console.shop import Played, Pool, fill, in_thread, make_shop, work
 
 pytestmark = pytest.mark.browser
@@ -107,32 +107,3 @@ def test_a_batch_is_watched(played: Played, page: Page, cb_database: Database) -
     complete("transient")
     expect(parked).to_have_text("0")
     expect(page.locator("#batch-now .badge")).to_have_text("completed with failures")
-
-
-@pytest.mark.parametrize(
-    "look", [pytest.param(look, marks=[] if look == "phone-dark" else pytest.mark.slow) for look in LOOKS]
-)
-def test_pages_fit_and_are_looked_at(played: Played, browser: Browser, served: Served, look: str) -> None:
-    """No page is wider than the screen; only its tables may scroll, by themselves."""
-    paths = {
-        "process-batches": "/process-batches",
-        "process-batch": f"/process-batches/{played.process_batch}",
-        "batches": "/batches",
-        "batch": f"/batches/{played.command_batch}",
-        "processes": "/processes",
-        "process": f"/processes/{played.processes['transient']}",
-        "commands": "/commands",
-        "command": f"/commands/{played.commands['permanent']}",
-        "troubleshooting": "/troubleshooting",
-        "confirm": f"/troubleshooting/act?action=complete&command_id={played.commands['permanent']}",
-        "audit": "/audit",
-        "not-understood": "/commands?status=NONE&created_after=soon",
-    }
-    context = browser.new_context(base_url=served.url, **LOOKS[look])  # type: ignore[arg-type]
-    page = context.new_page()
-    for name, path in paths.items():
-        page.goto(path)
-        expect(page.locator("main h1")).to_be_visible()
-        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, f"{name} on {look}"
-        keep_picture(page, f"{name}-{look}")
-    context.close()
