@@ -4,12 +4,13 @@ The bus is filled by real workers: `played` runs one for each domain until nothi
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from psycopg_pool import AsyncConnectionPool
@@ -29,6 +30,7 @@ from commandbus.process import BaseProcessManager, ProcessCommand, ProcessReposi
 
 PATIENCE = 60.0
 Pool = AsyncConnectionPool[Any]
+_Done = TypeVar("_Done")
 
 
 class Step(StrEnum):
@@ -163,3 +165,14 @@ async def _until_quiet(pool: Pool, domain: str, running: asyncio.Task[None]) -> 
             return
         assert monotonic() < deadline, f"domain {domain} has not come to rest"
         await asyncio.sleep(0.02)
+
+
+def in_thread(dsn: str, do: Callable[[Pool], Awaitable[_Done]]) -> _Done:
+    """Do something with a pool, in a thread of its own: the one of a browser's test has its event loop already."""
+
+    async def run() -> _Done:
+        async with opened(dsn) as pool:
+            return await do(pool)
+
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(asyncio.run, run()).result()
