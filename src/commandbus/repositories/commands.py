@@ -12,6 +12,15 @@ from commandbus._core.connection import Connection
 from commandbus.models import AuditEvent, CommandMetadata, CommandStatus
 
 
+_COUNTED = (
+    CommandStatus.PENDING,
+    CommandStatus.COMPLETED,
+    CommandStatus.FAILED,
+    CommandStatus.CANCELED,
+    CommandStatus.IN_TROUBLESHOOTING_QUEUE,
+)  # as COUNT_OF_BATCH tells them
+
+
 async def enqueue(conn: Connection, params: dict[str, Any]) -> None:
     """Store new commands (CommandParams.new) in the connection's transaction, one NOTIFY a domain."""
     await execute(conn, CommandSQL.ENQUEUE, params)
@@ -64,6 +73,8 @@ async def audit_trails(conn: Connection, command_ids: Sequence[UUID]) -> dict[UU
 
 
 async def count_of_batch(conn: Connection, batch_id: UUID) -> dict[CommandStatus, int]:
-    """Count a batch's commands by the status that is stored."""
+    """Count a batch's commands by the status that is stored; none that no command has."""
     cursor = await conn.execute(CommandSQL.COUNT_OF_BATCH, {"batch_id": batch_id})
-    return {CommandStatus(status): count for status, count in await cursor.fetchall()}
+    ((total, *counts),) = await cursor.fetchall()
+    counted = dict(zip(_COUNTED, (total - sum(counts), *counts), strict=True))
+    return {status: count for status, count in counted.items() if count}
