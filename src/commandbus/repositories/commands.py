@@ -11,7 +11,6 @@ from commandbus._core.command_sql import CommandParsers, CommandSQL
 from commandbus._core.connection import Connection
 from commandbus.models import AuditEvent, CommandMetadata, CommandStatus
 
-
 _COUNTED = (
     CommandStatus.PENDING,
     CommandStatus.COMPLETED,
