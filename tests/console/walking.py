@@ -29,7 +29,8 @@ def walk(page: Page, base: str, *, of_a_kind: int, at_most: int) -> Iterator[str
         counts[kind] += 1
         answer = page.goto(url, wait_until="load")
         assert answer is not None
-        assert answer.status < 400, f"{url}: {answer.status}, linked on a page"
+        # a filter by a name that no command can have, but a hostile row has, is refused where it is typed
+        assert answer.status < 400 or answer.status == 422, f"{url}: {answer.status}, linked on a page"
         links = page.eval_on_selector_all("a[href]", "links => links.map(link => link.getAttribute('href'))")
         for link in links:
             target = urldefrag(urljoin(url, link)).url

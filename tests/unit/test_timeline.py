@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("fastapi", reason="the console's packages are an extra")
 
-from commandbus import AuditEvent  # noqa: E402
-from commandbus.web.timeline import draw, spans  # noqa: E402
+from commandbus import AuditEvent
+from commandbus.web.timeline import draw, spans
 
 START = datetime(2026, 5, 1, 12, tzinfo=UTC)
 COMMAND = UUID(int=7)
