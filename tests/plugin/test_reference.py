@@ -29,7 +29,9 @@ REFERENCE = {page.name: page.read_text(encoding="utf-8") for page in (DOCS / "re
 ALL = "\n".join(REFERENCE.values())
 
 
-@pytest.mark.parametrize("module", [commandbus, commandbus.process, commandbus.sync, commandbus.web], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "module", [commandbus, commandbus.process, commandbus.sync, commandbus.web], ids=lambda m: m.__name__
+)
 def test_every_public_name_is_in_the_reference(module: Any):
     missing = [name for name in module.__all__ if not re.search(rf"`[^`]*\b{name}\b[^`]*`|^#+ .*\b{name}\b", ALL, re.M)]
     assert missing == []
@@ -37,7 +39,9 @@ def test_every_public_name_is_in_the_reference(module: Any):
 
 def test_every_field_of_every_value_is_in_the_reference():
     """The word alone is looked for: that it stands at its class is for a reader to see."""
-    values = [getattr(module, name) for module in (commandbus, commandbus.process, commandbus.web) for name in module.__all__]
+    values = [
+        getattr(module, name) for module in (commandbus, commandbus.process, commandbus.web) for name in module.__all__
+    ]
     words = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]*)`", ALL))))
     for value in filter(dataclasses.is_dataclass, values):
         assert {field.name for field in dataclasses.fields(value)} - words == set(), value.__name__
