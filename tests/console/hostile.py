@@ -44,6 +44,9 @@ _INTO = (
 PAYLOADS = tuple(f"{out}{into}" for into, out in itertools.product(_INTO, _OUT_OF))
 """200 texts, each of which runs a script or marks an element where a page writes it without escaping."""
 
+MIXED = tuple("\n".join(f"{out}{into}" for out in _OUT_OF) for into in _INTO)
+"""The same once more, each way out of what a page may write a text into within one text."""
+
 _STATUSES = ("IN_TROUBLESHOOTING_QUEUE", "FAILED", "COMPLETED", "CANCELED", "PENDING")
 _PROCESSES = ("FAILED", "WAITING_FOR_TSQ", "COMPLETED", "COMPENSATED", "COMPENSATING", "WAITING_FOR_REPLY", "CANCELED")
 

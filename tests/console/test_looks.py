@@ -1,12 +1,14 @@
 """Every page in a real browser: nothing hostile runs, nobody is kept out, it fits a phone, it is light and dark."""
 
+import os
+
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from pytest_commandbus.database import Database
 from tests.console.conftest import LOOKS, Served, Watched, keep_picture
-from tests.console.hostile import PAYLOADS, fill, has_payload
+from tests.console.hostile import MIXED, PAYLOADS, fill, has_payload
 from tests.console.walking import walk
 
 pytestmark = [pytest.mark.browser, pytest.mark.cb_no_audit]  # what fills the database here is nothing a bus would write
@@ -28,11 +30,11 @@ def visit_hostile(browser: Browser, served: Served, *, of_a_kind: int, at_most: 
     """Walk with the policy switched off, so that it hides nothing that the pages forgot to escape."""
     context = browser.new_context(base_url=served.url, bypass_csp=True, viewport={"width": 1280, "height": 900})
     watched, shown = Watched(context), dict[str, int]()
-    for kind in walk(watched.page, served.url, of_a_kind=of_a_kind, at_most=at_most):
+    for kind in walk(watched.page, served.url, of_a_kind=of_a_kind, at_most=at_most, refusals=True):
         assert injected(watched.page) == [], kind
         shown[kind] = shown.get(kind, 0) + has_payload(watched.page.evaluate("document.documentElement.textContent"))
     context.close()
-    assert watched.problems == []
+    assert [problem for problem in watched.problems if "status of 422" not in problem] == []
     return shown
 
 
@@ -52,10 +54,11 @@ def test_200_hostile_texts_are_shown_as_texts(browser: Browser, served: Served, 
 @pytest.mark.slow
 def test_no_page_runs_what_it_shows(browser: Browser, served: Served, cb_database: Database) -> None:
     """All kinds of pages, with the hostile texts in every field of the database."""
-    fill(cb_database.dsn, PAYLOADS)
-    shown = visit_hostile(browser, served, of_a_kind=60, at_most=250)
+    fill(cb_database.dsn, [*MIXED, *PAYLOADS])
+    shown = visit_hostile(browser, served, of_a_kind=3, at_most=60)
     assert shown["/"] == 1
-    assert [kind for kind, count in shown.items() if not count] == [], "a page that shows nothing proves nothing"
+    idle = [kind for kind, count in shown.items() if not count and not kind.endswith(("/act", "/cancel"))]
+    assert idle == [], "a page that shows nothing proves nothing; what only asks for confirmation shows ids and counts"
 
 
 def test_the_policy_stops_what_would_get_past_escaping(watched: Watched) -> None:
@@ -107,7 +110,7 @@ def test_the_dashboard_keeps_nobody_out_and_fits_a_phone(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("look", LOOKS if os.environ.get("CB_SCREENSHOTS") else ["desktop-light", "phone-dark"])
 def test_no_page_keeps_anybody_out_and_each_fits(
     browser: Browser, served: Served, cb_database: Database, look: str
 ) -> None:

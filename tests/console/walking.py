@@ -15,10 +15,11 @@ def kind_of(url: str) -> str:
     return _ID.sub("*", urlsplit(url).path)
 
 
-def walk(page: Page, base: str, *, of_a_kind: int, at_most: int) -> Iterator[str]:
+def walk(page: Page, base: str, *, of_a_kind: int, at_most: int, refusals: bool = False) -> Iterator[str]:
     """Load one page after the other, `of_a_kind` of each kind; yields the kind of each once it is loaded.
 
-    Fails where a page cannot be had. `page` shows the page while the caller looks at it.
+    Fails where a page cannot be had; with `refusals` one may answer that it does not understand what was asked.
+    `page` shows the page while the caller looks at it.
     """
     todo, seen, counts = [f"{base}/"], {f"{base}/"}, Counter[str]()
     while todo and sum(counts.values()) < at_most:
@@ -29,8 +30,7 @@ def walk(page: Page, base: str, *, of_a_kind: int, at_most: int) -> Iterator[str
         counts[kind] += 1
         answer = page.goto(url, wait_until="load")
         assert answer is not None
-        # a filter by a name that no command can have, but a hostile row has, is refused where it is typed
-        assert answer.status < 400 or answer.status == 422, f"{url}: {answer.status}, linked on a page"
+        assert answer.status < 400 or (refusals and answer.status == 422), f"{url}: {answer.status}, linked on a page"
         links = page.eval_on_selector_all("a[href]", "links => links.map(link => link.getAttribute('href'))")
         for link in links:
             target = urldefrag(urljoin(url, link)).url

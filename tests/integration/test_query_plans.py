@@ -300,7 +300,7 @@ async def check_processes(filled: Filled, monkeypatch: pytest.MonkeyPatch) -> No
         assert await found(page, newest_first=newest_first) == LIMIT
         assert await found(2.2 * page + search, None, ProcessStatus.CANCELED, newest_first=newest_first) == 0
     assert await found(few + page, PROCESSES) == LIMIT
-    assert await found(few + page + 10 * LIMIT, PROCESSES, ProcessStatus.WAITING_FOR_REPLY) == LIMIT
+    assert await found(few + page + 11 * LIMIT, PROCESSES, ProcessStatus.WAITING_FOR_REPLY) == LIMIT
     assert await found(few + page, PROCESSES, ProcessStatus.FAILED) == min(LIMIT, filled.count // 4000)
     assert await found(few + search, PROCESSES, None, "Another") == 0
 
