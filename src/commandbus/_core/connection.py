@@ -6,6 +6,7 @@ from typing import Any
 
 from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.errors import ReadOnlySqlTransaction
 from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool
 
@@ -29,8 +30,19 @@ async def transaction(pool: Pool | None, conn: Connection | None) -> AsyncIterat
         return
     if pool is None:
         raise TypeError("neither a pool nor a connection was given: pass conn=, or make the object with a pool")
-    async with pool.connection() as own, own.transaction():
+    async with _lent(pool) as own, own.transaction():
         yield own
+
+
+@asynccontextmanager
+async def _lent(pool: Pool) -> AsyncIterator[Connection]:
+    """Give one of the pool's; one whose server takes no writes any more is closed, so that the next leads elsewhere."""
+    async with pool.connection() as own:
+        try:
+            yield own
+        except ReadOnlySqlTransaction:
+            await own.close()
+            raise
 
 
 @asynccontextmanager
@@ -43,7 +55,7 @@ async def one_statement(pool: Pool, conn: Connection | None) -> AsyncIterator[Co
         async with transaction(pool, conn) as own:
             yield own
         return
-    async with pool.connection() as own:
+    async with _lent(pool) as own:
         was_autocommit = own.autocommit
         await own.set_autocommit(True)
         try:

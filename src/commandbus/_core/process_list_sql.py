@@ -73,6 +73,9 @@ class ProcessListSQL:
     there is one row without a process when none fits.
     """
 
+    # Without statistics the planner would read a whole table for what an index leads to. Until the savepoint ends.
+    PIN = "SELECT set_config(name, 'off', true) FROM unnest(ARRAY['enable_seqscan', 'enable_bitmapscan']) AS name"
+
     OLDEST = _page(_OLDEST, "process_id")
     NEWEST = _page(_NEWEST, "process_id", descending=True)
     OF_BATCH = _page(_OF_BATCH, "created_at", "process_id")

@@ -1,11 +1,13 @@
 """Reading and storing processes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import psycopg
+from psycopg.sql import Composed
 
 from commandbus._core.arrays import execute
 from commandbus._core.connection import Connection, Pool, one_statement, transaction
@@ -81,20 +83,19 @@ class ProcessRepository:
             "process_type": process_type,
             "domain": None if domain is None else check_name(domain, "domain"),
             "limit": check_limit(limit),
-            "most": _MOST_LOOKED_AT,
             "few": _FEW,
         }
         if batch_id is not None:
             if newest_first:
                 raise ValueError("a batch's processes are listed in the order of their start: leave newest_first out")
             after_time, after = load_cursor(cursor, (datetime, UUID)) or (None, None)
-            async with transaction(self._pool, conn) as own:
+            async with _pinned(self._pool, conn) as own:
                 return await _of_batch(own, params | {"after_time": after_time, "after": after})
         (after,) = load_cursor(cursor, (UUID,)) or (UUID(int=_LAST if newest_first else 0),)
         statement = ProcessListSQL.NEWEST if newest_first else ProcessListSQL.OLDEST
-        async with one_statement(self._pool, conn) as own:
-            rows = await (await own.execute(statement, params | {"after": after})).fetchall()
-        return _page(rows, limit, _MOST_LOOKED_AT, lambda _, process_id: (process_id,))
+        async with _pinned(self._pool, conn) as own:
+            rows, most = await _look(own, statement, params | {"after": after})
+        return _page(rows, limit, most, lambda _, process_id: (process_id,))
 
     async def get_audit_trail(self, process_id: UUID, conn: Connection | None = None) -> list[ProcessAuditEntry]:
         """Return what a process has sent and what came back, oldest first."""
@@ -118,15 +119,33 @@ class ProcessRepository:
             ) from None
 
 
+@asynccontextmanager
+async def _pinned(pool: Pool, conn: Connection | None) -> AsyncIterator[Connection]:
+    """Give a connection for reading by indexes only; a caller's transaction has its own settings again afterwards."""
+    async with transaction(pool, conn) as own, own.transaction(force_rollback=True):
+        await own.execute(ProcessListSQL.PIN)
+        yield own
+
+
+async def _look(conn: Connection, statement: Composed, params: dict[str, Any]) -> tuple[list[tuple[Any, ...]], int]:
+    """Look at a few processes, and only if they do not fill the page at many; returns what at most was looked at."""
+    limit: int = params["limit"]
+    rows: list[tuple[Any, ...]] = []
+    most = limit
+    for most in (min(limit, _MOST_LOOKED_AT), min(10 * limit, _MOST_LOOKED_AT), _MOST_LOOKED_AT):
+        rows = await (await conn.execute(statement, params | {"most": most})).fetchall()
+        if (len(rows) == limit and rows[0][3] is not None) or rows[0][2] < most:
+            break
+    return rows, most
+
+
 async def _of_batch(conn: Connection, params: dict[str, Any]) -> Page[ProcessMetadata]:
     """A page of a batch: by looking at all of it, or of what has the status, so long as they are few."""
     few = ProcessListSQL.FEW_OF_BATCH if params["status"] is None else ProcessListSQL.FEW_OF_STATUS
     rows = await (await conn.execute(few, params)).fetchall()
-    most = params["most"]
-    if rows[0][2] > _FEW:
-        rows = await (await conn.execute(ProcessListSQL.OF_BATCH, params)).fetchall()
-    else:
-        most = _FEW + 1  # they were all looked at, so that nothing lies beyond the last one
+    most = _FEW + 1  # of few all were looked at, so that nothing lies beyond the last one
+    if rows[0][2] == most:
+        rows, most = await _look(conn, ProcessListSQL.OF_BATCH, params)
     return _page(rows, params["limit"], most, lambda created_at, process_id: (created_at, process_id))
 
 
