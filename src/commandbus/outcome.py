@@ -78,7 +78,8 @@ def canceled(outcome: Outcome, lost_leases: int, message: str, who: dict[str, st
     """The outcome of a command whose process was cancelled while it was in flight; `who` goes into the details.
 
     A success, what a business rule refused and what FAILED by its last attempt stay what they are. Any other failure
-    becomes CANCELED: no retry, no troubleshooting queue. But an attempt that may have had an effect is parked, for an operator to say whether it had.
+    becomes CANCELED: no retry, no troubleshooting queue. But an attempt that may have had an effect is parked, for an
+    operator to say whether it had.
     """
     if outcome.reply is not None:
         return outcome

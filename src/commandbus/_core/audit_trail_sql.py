@@ -137,7 +137,8 @@ LIVES = AuditStatement(
             SELECT command_id, life, max(max_attempts) AS allowed,
                    count(*) FILTER (WHERE type = 'RETRY_SCHEDULED') AS retries,
                    count(*) FILTER (WHERE type IN ('RETRY_SCHEDULED', 'ATTEMPTS_EXHAUSTED')
-                       OR (type = 'MOVED_TO_TSQ' AND worker_id IS NOT NULL AND code IS DISTINCT FROM 'HANDLER_NOT_FOUND')) AS failures,
+                       OR (type = 'MOVED_TO_TSQ' AND worker_id IS NOT NULL
+                           AND code IS DISTINCT FROM 'HANDLER_NOT_FOUND')) AS failures,
                    count(*) FILTER (WHERE (type = 'RECEIVED' AND before IN ('RECEIVED', 'LEASE_EXTENDED'))
                                        OR (type = 'MOVED_TO_TSQ' AND worker_id IS NULL)) AS lost,
                    coalesce(max(attempt) FILTER (WHERE type = 'RECEIVED'), 1) AS attempt
