@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, field_validator
 from . import sql, tokens
 from .access import CurrentUser
 from .batches import Batches, Preview
-from .cost import MOST_LEADS
+from .cost import MOST_LEADS, rounded
 from .errors import Refused
 from .handlers import report_path
 from .rows import Row, fetch, first
@@ -240,7 +240,7 @@ def _described(found: Preview) -> Row:
         ],
         "duration_seconds": found.seconds,
         "budget": str(found.budget),
-        "spent_today": str(found.spent),
+        "spent_today": str(rounded(found.spent)),
         "warning": "the daily budget would be exceeded" if found.exceeds_budget else None,
         "can_start": found.is_on and not found.exceeds_budget,
     }

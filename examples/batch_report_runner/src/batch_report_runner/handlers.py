@@ -10,7 +10,7 @@ import aiosmtplib
 from commandbus import BusinessRuleError, Command, HandlerContext, TransientCommandError, handler
 
 from . import pdf, sql
-from .process import DOMAIN, MAIL, Step
+from .process import DOMAIN, MAIL, PRINTING, Step
 from .provider import ProviderStub
 from .rows import Row, fetch, first
 from .settings import Settings
@@ -42,7 +42,7 @@ class LeadHandlers:
             )
             await context.complete({"provider": figures.provider, "figures": figures.months})
 
-    @handler(domain=DOMAIN, command_type=Step.RENDER)
+    @handler(domain=PRINTING, command_type=Step.RENDER)
     async def render_report(self, command: Command, context: HandlerContext) -> None:
         """Make the PDF; made again, it takes the place of the first."""
         data = command.data

@@ -6,6 +6,7 @@ from enum import StrEnum
 from commandbus.process import BaseProcessManager, ProcessCommand, ProcessResponse
 
 DOMAIN = "lead-reports"
+PRINTING = "report-printing"  # a queue of its own: a report is made while others are still to be bought
 MAIL = "report-mail"
 
 
@@ -38,7 +39,7 @@ class LeadReportProcess(BaseProcessManager):
         return Step.FETCH
 
     def build_command(self, step: Step, state: LeadReport) -> ProcessCommand:
-        return ProcessCommand(step, asdict(state))
+        return ProcessCommand(step, asdict(state), domain=PRINTING if step is Step.RENDER else None)
 
     def update_state(self, state: LeadReport, step: Step, response: ProcessResponse) -> None:
         if step is Step.FETCH and response.result:

@@ -29,6 +29,6 @@ class ProviderStub:
         digest = hashlib.sha256(str(lead["lead_id"]).encode()).digest()
         await asyncio.sleep(self._latency)
         if digest[0] * 100 / 256 < self._failure_pct:
-            raise TransientCommandError("PROVIDER_DOWN", f"{lead['provider'] or 'no provider'} does not answer")
+            raise TransientCommandError("PROVIDER_DOWN", f"{lead['provider'] or 'the provider'} does not answer")
         provider = lead["provider"] or providers[lead["lead_id"] % len(providers)]
         return Figures(provider, [20 + byte % 180 for byte in digest[1:13]])

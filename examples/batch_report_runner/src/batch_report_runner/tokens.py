@@ -18,7 +18,7 @@ def issue(secret: str, batch_id: UUID, owner: str, expires_at: float) -> str:
 def check(secret: str, token: str, batch_id: UUID, now: float) -> str:
     """Return the user whom a token is for. Raises TokenError."""
     body, _, signature = token.partition(".")
-    if not hmac.compare_digest(_sign(secret, body).encode(), signature.encode()):
+    if not hmac.compare_digest(_sign(secret, body).encode(), signature.encode(errors="surrogatepass")):
         raise TokenError("the token was not signed here")
     subject, owner, expires_at = json.loads(base64.urlsafe_b64decode(body))
     if now >= expires_at:
@@ -29,4 +29,4 @@ def check(secret: str, token: str, batch_id: UUID, now: float) -> str:
 
 
 def _sign(secret: str, body: str) -> str:
-    return hmac.new(secret.encode(), body.encode(), hashlib.sha256).hexdigest()
+    return hmac.new(secret.encode(), body.encode(errors="surrogatepass"), hashlib.sha256).hexdigest()

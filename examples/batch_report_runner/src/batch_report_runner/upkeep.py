@@ -28,7 +28,7 @@ from . import sql
 from .batches import Batches
 from .metrics import Metrics
 from .notices import raise_alerts, tell_end
-from .process import DOMAIN, LeadReportProcess
+from .process import DOMAIN, PRINTING, LeadReportProcess
 from .rows import Connection, Row, fetch, first
 from .settings import Settings
 
@@ -121,7 +121,7 @@ class Upkeep:
 
     async def _give_up_parked(self, batch_id: UUID) -> None:
         """A lead of which nobody knows what its worker did has failed: nobody is asked here."""
-        where = TroubleshootingFilter(domain=DOMAIN, batch_id=batch_id)
+        where = TroubleshootingFilter(batch_id=batch_id)
         page = await self._tsq.list_troubleshooting(where=where)
         await self._end_leads(batch_id, page.items, "FAILED")
         ids = [item.command_id for item in page.items]
@@ -135,15 +135,19 @@ class Upkeep:
         if on_bus.canceled_count <= known["failed"] + known["cancelled"]:
             return
         for status, own in ((CommandStatus.FAILED, "FAILED"), (CommandStatus.CANCELED, "CANCELLED")):
-            cursor: str | None = None
-            while True:
-                page = await self._bus.query_commands(
-                    DOMAIN, status, created_after=batch["created_at"], limit=1000, cursor=cursor
-                )
-                ours = [command for command in page.items if command.data["batch_id"] == str(batch_id)]
-                await self._end_leads(batch_id, ours, own)
-                if (cursor := page.next_cursor) is None:
-                    break
+            for domain in (DOMAIN, PRINTING):
+                await self._record(batch, domain, status, own)
+
+    async def _record(self, batch: Row, domain: str, status: CommandStatus, own: str) -> None:
+        cursor: str | None = None
+        while True:
+            page = await self._bus.query_commands(
+                domain, status, created_after=batch["created_at"], limit=1000, cursor=cursor
+            )
+            ours = [command for command in page.items if command.data["batch_id"] == str(batch["batch_id"])]
+            await self._end_leads(batch["batch_id"], ours, own)
+            if (cursor := page.next_cursor) is None:
+                return
 
     async def _end_leads(
         self, batch_id: UUID, commands: list[CommandMetadata] | list[TroubleshootingItem], status: str
