@@ -1,15 +1,17 @@
 """What all tests share: leads in the database, the web application on a real port, users."""
 
 import asyncio
+import dataclasses
 import os
+import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 # The application under test, and its worker processes, read these when they are imported.
-_FOLDER = tempfile.TemporaryDirectory(prefix="report-runner-", ignore_cleanup_errors=True)
-os.environ |= {"BATCH_DATA": _FOLDER.name, "BATCH_PROVIDER_LATENCY": "0.001", "BATCH_SECRET": "a secret of the tests"}
+_FOLDER = Path(tempfile.mkdtemp(prefix="report-runner-"))
+os.environ |= {"BATCH_DATA": str(_FOLDER), "BATCH_PROVIDER_LATENCY": "0.001", "BATCH_SECRET": "a secret of the tests"}
 
 import httpx  # noqa: E402
 import pytest  # noqa: E402
@@ -26,15 +28,18 @@ LEADS = 1200
 @pytest.fixture
 def settings() -> Settings:
     """Those of the environment, with two users, and limits that no other test meets."""
-    import dataclasses
-
     return dataclasses.replace(
         Settings.from_env(),
         users={ANN: "ann", BOB: "bob"},
         previews_per_minute=100_000,
         starts_per_minute=100_000,
-        data=Path(_FOLDER.name),
+        data=_FOLDER,
     )
+
+
+def pytest_unconfigure() -> None:
+    """Remove the reports that the tests have made."""
+    shutil.rmtree(_FOLDER, ignore_errors=True)
 
 
 class Site:

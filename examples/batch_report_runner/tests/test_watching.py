@@ -87,6 +87,7 @@ async def test_a_slow_client_is_dropped_and_keeps_nobody_waiting():
     assert (hub.watched, hub.broadcasters) == (0, 0)
 
 
+@pytest.mark.slow
 async def test_memory_stays_flat_over_ten_minutes_of_updates():
     """600 updates for clients that read, and one that never does; all keep one message at most."""
     source, now = Source(), [0.0]

@@ -67,7 +67,8 @@ async def _serve(socket: WebSocket, hub: Hub, batch_id: UUID) -> None:
         if sending.exception() is None:
             told = sending.result()
             with contextlib.suppress(RuntimeError, WebSocketDisconnect, TimeoutError):
-                await asyncio.wait_for(socket.close(1000 if told else TOO_SLOW), 1)
+                async with asyncio.timeout(1):
+                    await socket.close(1000 if told else TOO_SLOW)
     finally:
         for task in (sending, reading):
             task.cancel()

@@ -147,7 +147,8 @@ class Hub:
                 watcher.news.clear()
                 text, is_last = watcher.text, watcher.is_last
                 try:
-                    await asyncio.wait_for(client.send_text(text), self._patience)
+                    async with asyncio.timeout(self._patience):  # wait_for of Python 3.11 may lose a cancellation
+                        await client.send_text(text)
                 except TimeoutError:
                     self._metrics.dropped.inc()
                     return False
