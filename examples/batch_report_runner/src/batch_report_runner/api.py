@@ -122,7 +122,7 @@ async def status(request: Request, user: CurrentUser, batch_id: UUID) -> Row:
     batch = await _batches(request).get(user, batch_id)
     source: ProgressSource = request.app.state.source
     return {
-        **await source.read(batch_id),
+        **await source.recent(batch_id),
         **_money({name: batch[name] for name in ("quoted_cost", "actual_cost", "template_version", "error")}),
         "created_at": batch["created_at"],
         "ended_at": batch["ended_at"],

@@ -107,12 +107,12 @@ class Batches:
         return True
 
     async def get(self, owner: str, batch_id: UUID) -> Row:
-        """Return a batch of this user with its counts. Raises Refused, the same for another's as for none."""
+        """Return a batch of this user. Raises Refused, the same for another's as for none."""
         async with self._pool.connection() as conn:
             found = await first(conn, sql.BATCH, batch_id=batch_id)
-            if found is None or found["owner"] != owner:
-                raise Refused(404, "NO_SUCH_BATCH", f"there is no batch {batch_id} of yours")
-            return found | (await first(conn, sql.COUNTS, batch_id=batch_id) or {})
+        if found is None or found["owner"] != owner:
+            raise Refused(404, "NO_SUCH_BATCH", f"there is no batch {batch_id} of yours")
+        return found
 
     async def cancel(self, owner: str, batch_id: UUID) -> None:
         """Cancel what has not run. Raises Refused for a batch that has ended."""

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import psycopg
 from commandbus import CommandBus, CommandStatus
+from cachetools import TTLCache
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from . import sql
@@ -21,6 +22,7 @@ from .rows import Row, fetch, first
 from .throttle import Throttle
 
 LOOK_EVERY = 0.25  # seconds
+MOST_RECENT = 1000  # batches
 PATIENCE = 5.0  # with a client that does not read
 ERRORS_SHOWN = 5
 AT_LEAST = 1.5  # so that with a look every 0.25 seconds no client waits for 2
@@ -40,6 +42,14 @@ class ProgressSource:
     def __init__(self, pool: AsyncConnectionPool[Any]) -> None:
         self._pool = pool
         self._bus = CommandBus(pool)
+        self._recent: TTLCache[UUID, asyncio.Task[Row]] = TTLCache(MOST_RECENT, LOOK_EVERY)
+
+    async def recent(self, batch_id: UUID) -> Row:
+        """Return the progress, up to LOOK_EVERY seconds old: many who ask at once cause one look."""
+        look = self._recent.get(batch_id)
+        if look is None:
+            look = self._recent[batch_id] = asyncio.create_task(self.read(batch_id))
+        return await asyncio.shield(look)
 
     async def read(self, batch_id: UUID) -> Row:
         """Return what clients are told, JSON values only."""
