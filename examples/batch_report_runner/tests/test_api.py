@@ -6,9 +6,9 @@ import json
 from decimal import Decimal
 from uuid import uuid4
 
-import pytest
 from conftest import ANN, BOB, serving
-from hypothesis import HealthCheck, given, settings as hypothesis_settings
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 ASKED = {"lead_ids": [1, 2, 3], "template_version": "v1"}
@@ -70,7 +70,9 @@ async def test_what_cannot_be_started(site, cb_pool):
             response = await client.post("/api/batch/start", json=ASKED | {"accepted_cost": "1.80"} | change)
             assert code(response) == expected, change
     async with cb_pool.connection() as conn:
-        cursor = await conn.execute("SELECT (SELECT count(*) FROM report.batch), (SELECT count(*) FROM commandbus.batch)")
+        cursor = await conn.execute(
+            "SELECT (SELECT count(*) FROM report.batch), (SELECT count(*) FROM commandbus.batch)"
+        )
         assert await cursor.fetchone() == (0, 0)
 
 
@@ -124,7 +126,10 @@ async def test_pages_need_a_login_and_no_other_site_may_use_it(site):
         assert "default-src 'self'" in page.headers["content-security-policy"]
         assert (await client.get("/batches")).status_code == 200
         missing = await client.get(f"/batches/{uuid4()}")
-        assert (missing.status_code, "There is no batch" in missing.text or "there is no batch" in missing.text) == (404, True)
+        assert (missing.status_code, "There is no batch" in missing.text or "there is no batch" in missing.text) == (
+            404,
+            True,
+        )
         assert code(await client.post("/api/batch/preview", json=ASKED, headers=foreign)) == (403, "FOREIGN_ORIGIN")
         assert (await client.post("/api/batch/preview", json=ASKED, headers={"origin": site.url})).status_code == 200
         left = await client.post("/logout")

@@ -51,7 +51,9 @@ async def mailserver(smtp, mailbox):
 
 @pytest.fixture
 def cb_app(smtp):
-    return build_app(dataclasses.replace(Settings.from_env(), smtp_port=smtp.getsockname()[1], mail_to="ops@example.org"))
+    return build_app(
+        dataclasses.replace(Settings.from_env(), smtp_port=smtp.getsockname()[1], mail_to="ops@example.org")
+    )
 
 
 async def test_the_summary_of_a_batch_arrives_once_though_the_server_refuses_it_twice(

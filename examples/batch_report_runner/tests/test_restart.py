@@ -40,7 +40,10 @@ class Program:
 
     def stop(self) -> int:
         self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(60)
+        status = self._process.wait(60)
+        with pytest.raises(ProcessLookupError):  # no worker is left behind
+            os.killpg(self._process.pid, 0)
+        return status
 
 
 @pytest.mark.slow

@@ -80,10 +80,16 @@ def _serve(settings: Settings, dsn: str, host: str, port: int, workers: int) -> 
         forwarded_allow_ips=settings.trusted_proxies, ws="websockets-sansio", ws_per_message_deflate=True,
         timeout_graceful_shutdown=5,
     )  # fmt: skip
+    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again once it has stopped
+        signal.signal(number, _end)
     with _workers(settings, dsn, workers):
         print(f"listening on http://{host}:{port}", flush=True)
         uvicorn.Server(config).run()
     return 0
+
+
+def _end(*_: object) -> None:
+    raise SystemExit(0)
 
 
 @contextlib.contextmanager

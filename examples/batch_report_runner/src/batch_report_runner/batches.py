@@ -7,9 +7,10 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from psycopg_pool import AsyncConnectionPool
+
 from commandbus import CommandBus, InvalidOperationError
 from commandbus.process import ProcessRepository
-from psycopg_pool import AsyncConnectionPool
 
 from . import sql
 from .cost import Quote, RateBook, quote
@@ -59,9 +60,7 @@ class Batches:
             await self._keep(conn, owner, found, None)
         return found
 
-    async def start(
-        self, owner: str, lead_ids: Sequence[int], template_version: str, accepted_cost: Decimal
-    ) -> UUID:
+    async def start(self, owner: str, lead_ids: Sequence[int], template_version: str, accepted_cost: Decimal) -> UUID:
         """Start a batch at the cost that was accepted. Raises Refused, RatesError."""
         if not self._settings.enabled:
             raise _switched_off()
@@ -126,9 +125,7 @@ class Batches:
     async def stop_leads(self, batch_id: UUID, operator: str, reason: str) -> None:
         """Cancel on the bus what has not run; may be repeated."""
         try:
-            await self._bus.cancel_batch(
-                DOMAIN, batch_id, operator=operator, reason=reason, processes=[self._manager]
-            )
+            await self._bus.cancel_batch(DOMAIN, batch_id, operator=operator, reason=reason, processes=[self._manager])
         except InvalidOperationError:
             return  # all of it has ended meanwhile
 

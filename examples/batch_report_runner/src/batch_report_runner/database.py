@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import psycopg
+
 from commandbus import migrate
 
 from . import sql

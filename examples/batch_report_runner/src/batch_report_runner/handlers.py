@@ -7,6 +7,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import aiosmtplib
+
 from commandbus import BusinessRuleError, Command, HandlerContext, TransientCommandError, handler
 
 from . import pdf, sql

@@ -8,6 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 
 DEMO_USER = "demo"
+_RATES = Path(__file__).with_name("rates.json")
 
 
 def _secret() -> str:
@@ -25,7 +26,7 @@ class Settings:
     data: Path = Path("var")
     users: Mapping[str, str] = field(default_factory=dict)  # token -> name
     secret: str = field(default_factory=_secret)
-    rates: Path = Path(__file__).with_name("rates.json")
+    rates: Path = _RATES
     rates_ttl: float = 300.0
     daily_budget: Decimal = Decimal("5000")
     parallel: int = 20
@@ -49,7 +50,7 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
-        """Read ENABLE_BATCH_PROCESSING and each other field as BATCH_ and its name. Raises ValueError, which names it."""
+        """Read ENABLE_BATCH_PROCESSING, and each other field as BATCH_ and its name. ValueError names what is wrong."""
         found: dict[str, object] = {}
         for name in cls.__dataclass_fields__:
             variable = "ENABLE_BATCH_PROCESSING" if name == "enabled" else f"BATCH_{name.upper()}"

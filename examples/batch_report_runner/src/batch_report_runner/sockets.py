@@ -5,19 +5,20 @@ import contextlib
 import time
 from uuid import UUID
 
+import psycopg
 from fastapi import APIRouter, WebSocket
+from psycopg_pool import PoolTimeout
 from starlette.websockets import WebSocketDisconnect
 
-from . import sql, tokens
+from . import tokens
 from .errors import TokenError
 from .limits import SocketLimit
 from .metrics import Metrics
-from .rows import first
 from .settings import Settings
-from .watching import Hub
+from .watching import Hub, ProgressSource
 
 router = APIRouter()
-NOT_ALLOWED, TOO_MANY, TOO_SLOW = 4003, 4029, 4008
+NOT_ALLOWED, TOO_MANY, TOO_SLOW, TRY_AGAIN = 4003, 4029, 4008, 1013
 
 
 @router.websocket("/api/batch/{batch_id}/progress")
@@ -34,6 +35,9 @@ async def progress(socket: WebSocket, batch_id: str, token: str = "") -> None:
     except (TokenError, ValueError):
         await socket.close(NOT_ALLOWED, "the token is not good for this batch")
         return
+    except (psycopg.Error, PoolTimeout):
+        await socket.close(TRY_AGAIN, "the database cannot be reached just now")
+        return
     if not limit.open(user):
         await socket.close(TOO_MANY, "too many sockets are open; try again in 10 seconds")
         return
@@ -49,9 +53,8 @@ async def _user(socket: WebSocket, batch_id: UUID, token: str) -> str:
     """Return whose token it is. Raises TokenError, also when the batch is another's."""
     settings: Settings = socket.app.state.settings
     user = tokens.check(settings.secret, token, batch_id, time.time())
-    async with socket.app.state.pool.connection() as conn:
-        batch = await first(conn, sql.BATCH, batch_id=batch_id)
-    if batch is None or batch["owner"] != user:
+    source: ProgressSource = socket.app.state.source
+    if await source.owner(batch_id) != user:
         raise TokenError("the batch is another's")
     return user
 

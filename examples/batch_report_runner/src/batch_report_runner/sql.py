@@ -88,9 +88,7 @@ LOCK_PENDING: LiteralString = """
 SELECT template_version, unit_costs FROM report.batch
  WHERE batch_id = %(batch_id)s AND status = 'PENDING' FOR UPDATE SKIP LOCKED
 """
-BATCH_LEAD_IDS: LiteralString = (
-    "SELECT lead_id FROM report.batch_lead WHERE batch_id = %(batch_id)s ORDER BY ordinal"
-)
+BATCH_LEAD_IDS: LiteralString = "SELECT lead_id FROM report.batch_lead WHERE batch_id = %(batch_id)s ORDER BY ordinal"
 SET_PROCESSING: LiteralString = """
 UPDATE report.batch SET status = 'PROCESSING', started_at = commandbus.now() WHERE batch_id = %(batch_id)s
 """

@@ -12,6 +12,8 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
 from commandbus import (
     BatchMetadata,
     CommandBus,
@@ -22,7 +24,6 @@ from commandbus import (
     TroubleshootingItem,
     TroubleshootingQueue,
 )
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from . import sql
 from .batches import Batches
@@ -170,7 +171,11 @@ class Upkeep:
             batch = await first(conn, sql.LOCK_OPEN, batch_id=batch_id)
             if batch is None:
                 return None
-            rest = ("CANCELLED", "CANCELED", "it was not run") if batch["ending"] else ("FAILED", "NOT_RUN", "its process failed")
+            rest = (
+                ("CANCELLED", "CANCELED", "it was not run")
+                if batch["ending"]
+                else ("FAILED", "NOT_RUN", "its process failed")
+            )
             await fetch(conn, sql.END_REST, batch_id=batch_id, status=rest[0], code=rest[1], message=rest[2])
             counts = await first(conn, sql.COUNTS, batch_id=batch_id) or {}
             status, error = final_status(batch["ending"], counts)

@@ -10,9 +10,10 @@ from typing import Any, Protocol
 from uuid import UUID
 
 import psycopg
-from commandbus import CommandBus, CommandStatus
-from cachetools import TTLCache
+from cachetools import LRUCache, TTLCache
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from commandbus import CommandBus, CommandStatus
 
 from . import sql
 from .batches import OPEN
@@ -42,7 +43,18 @@ class ProgressSource:
     def __init__(self, pool: AsyncConnectionPool[Any]) -> None:
         self._pool = pool
         self._bus = CommandBus(pool)
+        self._owners: LRUCache[UUID, str] = LRUCache(MOST_RECENT)
         self._recent: TTLCache[UUID, asyncio.Task[Row]] = TTLCache(MOST_RECENT, LOOK_EVERY)
+
+    async def owner(self, batch_id: UUID) -> str | None:
+        """Return whose batch it is; that never changes, so many sockets cause one look."""
+        if batch_id not in self._owners:
+            async with self._pool.connection() as conn:
+                found = await first(conn, sql.BATCH, batch_id=batch_id)
+            if found is None:
+                return None
+            self._owners[batch_id] = found["owner"]
+        return self._owners[batch_id]
 
     async def recent(self, batch_id: UUID) -> Row:
         """Return the progress, up to LOOK_EVERY seconds old: many who ask at once cause one look."""
