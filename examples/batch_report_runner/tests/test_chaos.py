@@ -61,8 +61,8 @@ async def test_leads_fail_and_never_stop_the_others(site, cb_chaos, cb_worker_po
 async def test_each_lead_ends_as_its_seed_predicts(leads_dsn, cb_process_batch, cb_pool):
     async with cb_pool.connection() as conn:
         await conn.execute(
-            "INSERT INTO report.batch (batch_id, owner, template_version, lead_count, quoted_cost, unit_costs, created_at)"
-            " VALUES (%s, 'ann', 'v1', 40, 24, '{}', now())",
+            "INSERT INTO report.batch (batch_id, owner, template_version, lead_count, quoted_cost, unit_costs,"
+            " created_at) VALUES (%s, 'ann', 'v1', 40, 24, '{}', now())",
             (BATCH,),
         )
     batch = await cb_process_batch(LeadReportProcess, count=40, initial_data=lead_data)

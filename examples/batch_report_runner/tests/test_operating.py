@@ -85,8 +85,10 @@ async def test_what_is_old_is_pruned_with_its_reports(site, cb_worker_pool, cb_c
 
 
 async def test_the_upkeep_has_one_leader_and_an_heir(settings, leads_dsn, cb_pool):
-    count = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND database = " \
-            "(SELECT oid FROM pg_database WHERE datname = current_database())"  # fmt: skip
+    count = """
+        SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+         WHERE l.locktype = 'advisory' AND l.granted AND a.application_name = 'report upkeep'
+           AND a.datname = current_database()"""
 
     async def held() -> int:
         async with cb_pool.connection() as conn:
