@@ -7,10 +7,10 @@
 
 -- The commands of one status or all, newest first, after (p_created_at, p_command_id).
 -- Each domain and command type is walked on its own, from its newest on, as far as p_limit and c_most allow; what lies
--- beyond the first of those ends (`walked_to`) is left to the next page.
+-- beyond the first of those ends (`walked_to`) is left to the next page. With p_pages, as far as so many pages at most.
 CREATE FUNCTION commandbus.find_newest_commands(
     p_domain text, p_command_type text, p_status text, p_from timestamptz, p_to timestamptz,
-    p_created_at timestamptz, p_command_id uuid, p_limit integer,
+    p_created_at timestamptz, p_command_id uuid, p_limit integer, p_pages integer DEFAULT NULL,
     OUT command_ids uuid[], OUT times timestamptz[], OUT walked_to_time timestamptz, OUT walked_to_id uuid)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -49,7 +49,7 @@ BEGIN
     END IF;
     v_each := p_limit + 1;
     IF p_status IS NOT NULL AND NOT v_is_rare THEN
-        v_each := greatest(v_each, c_most / cardinality(v_domains));
+        v_each := greatest(v_each, least(c_most, p_pages * v_each) / cardinality(v_domains));
     END IF;
 
     WITH walked AS MATERIALIZED (
@@ -209,7 +209,16 @@ DECLARE
     v_id    uuid := coalesce(p_command_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff');
     v_times timestamptz[];
 BEGIN
-    IF p_status IN ('PENDING', 'IN_PROGRESS', 'IN_TROUBLESHOOTING_QUEUE') AND p_seq IS NULL THEN
+    IF p_status IN ('COMPLETED', 'PENDING') THEN    -- the newest are mostly that, or mostly not: a short look tells
+        SELECT f.command_ids, f.times, f.walked_to_time, f.walked_to_id
+          INTO command_ids, v_times, next_created_at, next_command_id
+          FROM commandbus.find_newest_commands(
+                   p_domain, p_command_type, p_status, v_from, v_to, v_time, v_id, p_limit, 10) f;
+        IF next_command_id IS NOT NULL AND coalesce(cardinality(command_ids), 0) <= p_limit THEN
+            command_ids := NULL; v_times := NULL; next_created_at := NULL; next_command_id := NULL;
+        END IF;
+    END IF;
+    IF v_times IS NULL AND p_status IN ('PENDING', 'IN_PROGRESS', 'IN_TROUBLESHOOTING_QUEUE') AND p_seq IS NULL THEN
         SELECT f.command_ids, f.times INTO command_ids, v_times
           FROM commandbus.find_live_commands(
                    p_domain, p_command_type, p_status, v_from, v_to, v_time, v_id, p_limit) f;

@@ -10,7 +10,7 @@ from uuid_utils.compat import uuid7
 
 from commandbus._core.chunks import CHUNK, store_in_chunks
 from commandbus._core.command_sql import CommandParams
-from commandbus._core.connection import Connection, Pool, transaction
+from commandbus._core.connection import Connection, Pool, one_statement, transaction
 from commandbus._core.cursor import check_limit, dump_cursor, load_cursor
 from commandbus.cancelling import cancel_command_batch, cancel_process_batch
 from commandbus.errors import (
@@ -74,7 +74,7 @@ class CommandBus:
         request = SendRequest(domain, command_type, command_id, data, correlation_id, reply_to, max_attempts)
         params = CommandParams.new([request], [self._payload(request)])
         try:
-            async with transaction(self._pool, conn) as own:
+            async with one_statement(self._pool, conn) as own:
                 await commands.enqueue(own, params)
         except psycopg.errors.UniqueViolation:
             await self._raise_duplicate([request], conn)
@@ -136,7 +136,7 @@ class CommandBus:
 
     async def get_command(self, command_id: UUID, *, conn: Connection | None = None) -> CommandMetadata:
         """Return one command as it stands. Raises CommandNotFoundError."""
-        async with transaction(self._pool, conn) as own:
+        async with one_statement(self._pool, conn) as own:
             command = await commands.get(own, check_id(command_id))
         if command is None:
             raise CommandNotFoundError(command_id)
@@ -214,7 +214,7 @@ class CommandBus:
             "limit": check_limit(limit),
             **_command_place(cursor, status),
         }
-        async with transaction(self._pool, conn) as own:
+        async with one_statement(self._pool, conn) as own:
             found, (created_at, command_id, seq) = await commands.find(own, query)
         if seq is not None:
             return Page(found, dump_cursor((seq,)))
@@ -271,13 +271,13 @@ class CommandBus:
             "limit": check_limit(limit),
             "ordinal": ordinal,
         }
-        async with transaction(self._pool, conn) as own:
+        async with one_statement(self._pool, conn) as own:
             found, last = await commands.of_batch(own, query)
         return Page(found, None if last is None else dump_cursor((last,)))
 
     async def get_audit_trail(self, command_id: UUID, *, conn: Connection | None = None) -> list[AuditEvent]:
         """Return a command's audit trail, oldest event first; empty when there is no such command."""
-        async with transaction(self._pool, conn) as own:
+        async with one_statement(self._pool, conn) as own:
             return await commands.audit_trail(own, check_id(command_id))
 
     def _payload(self, request: SendRequest) -> str:

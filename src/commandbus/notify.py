@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 _LISTEN: LiteralString = "LISTEN {}"
 _BACKEND_PID: LiteralString = "SELECT pg_catalog.pg_backend_pid()"
-_HEARTBEAT: LiteralString = "SELECT 1"
+_HEARTBEAT: LiteralString = "SELECT pg_catalog.current_setting('transaction_read_only')"
 
 _WHOLE = 1.0  # seconds in which the rest of a message comes that has begun to arrive
 _FIRST_DELAY, _LONGEST_DELAY = 0.05, 2.0  # seconds between attempts to connect again
@@ -115,6 +115,7 @@ class Listener:
         conn = await self._connect()
         try:
             await conn.set_autocommit(True)
+            mode = await self._ask(conn, _HEARTBEAT)
             await self._subscribe(conn)
             self.ready.set()
             self._wake()  # whatever was sent before this moment went unheard
@@ -124,8 +125,8 @@ class Listener:
                 if await _is_readable(conn, self._heartbeat):
                     async for _ in conn.notifies(timeout=_WHOLE, stop_after=1):
                         self._wake()
-                else:
-                    await self._ask(conn, _HEARTBEAT)
+                elif await self._ask(conn, _HEARTBEAT) != mode:
+                    raise psycopg.OperationalError("the server takes no writes any more")
         finally:
             self.ready.clear()
             await conn.close()

@@ -193,9 +193,10 @@ async def test_an_idle_listener_stays_on_one_connection_through_heartbeats(migra
 
     woken = asyncio.Event()
     async with listening(Listener(connect, channel("idle"), woken.set, heartbeat=0.02)):
-        heartbeat = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT 1' AND datname = current_database()"
+        heartbeat = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE %s AND datname = current_database()"
+        asks = ["%'transaction_read_only')"]
         with psycopg.connect(migrated_dsn, autocommit=True) as conn:
-            await until(lambda: conn.execute(heartbeat).fetchone() == (1,))
+            await until(lambda: conn.execute(heartbeat, asks).fetchone() == (1,))
         woken.clear()
         await notify(migrated_dsn, channel("idle"))
         await asyncio.wait_for(woken.wait(), 5)

@@ -6,6 +6,7 @@ from typing import Any
 
 from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.errors import ReadOnlySqlTransaction
 from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool
 
@@ -29,8 +30,39 @@ async def transaction(pool: Pool | None, conn: Connection | None) -> AsyncIterat
         return
     if pool is None:
         raise TypeError("neither a pool nor a connection was given: pass conn=, or make the object with a pool")
-    async with pool.connection() as own, own.transaction():
+    async with _lent(pool) as own, own.transaction():
         yield own
+
+
+@asynccontextmanager
+async def _lent(pool: Pool) -> AsyncIterator[Connection]:
+    """Give one of the pool's; one whose server takes no writes any more is closed, so that the next leads elsewhere."""
+    async with pool.connection() as own:
+        try:
+            yield own
+        except ReadOnlySqlTransaction:
+            await own.close()
+            raise
+
+
+@asynccontextmanager
+async def one_statement(pool: Pool, conn: Connection | None) -> AsyncIterator[Connection]:
+    """Give a connection for a single statement: as `transaction` does, but in one round trip instead of three.
+
+    What the statement does is a transaction by itself, unless it is part of the caller's.
+    """
+    if conn is not None:
+        async with transaction(pool, conn) as own:
+            yield own
+        return
+    async with _lent(pool) as own:
+        was_autocommit = own.autocommit
+        await own.set_autocommit(True)
+        try:
+            yield own
+        finally:
+            if own.info.transaction_status is TransactionStatus.IDLE:  # else the pool does away with it
+                await own.set_autocommit(was_autocommit)
 
 
 def mask_password(conninfo: str) -> str:

@@ -29,6 +29,7 @@ MiddlewareFactory = Callable[[Pool], Middleware]
 _LARGEST_SHARE = 10  # connections for the handlers of one worker: more handlers than that wait for one another
 # Linux by itself takes two hours on an idle connection, and a quarter of an hour on one with something under way.
 _NOTICING_SILENCE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4, "tcp_user_timeout": 30_000}
+_RECONNECT = 4.0  # seconds of the pool's own attempts, each twice as long after the last; asked again, it begins anew
 _GIVE_UP = 30.0  # seconds that the other workers get to stop when one died
 
 
@@ -58,7 +59,13 @@ async def serve(app: App, asked: Serving, *, announce: Callable[[str], None]) ->
         kwargs["prepare_threshold"] = None
     # its size is known once the domains are, and those come from managers that were given the pool
     async with AsyncConnectionPool(
-        asked.dsn, kwargs=kwargs, min_size=0, max_size=1, open=False, name="commandbus worker"
+        asked.dsn,
+        kwargs=kwargs,
+        min_size=0,
+        max_size=1,
+        open=False,
+        name="commandbus worker",
+        reconnect_timeout=_RECONNECT,
     ) as pool:
         domains = _domains(app, asked, pool)
         size = pool_size(domains, asked)

@@ -6,7 +6,7 @@ from uuid import UUID
 import psycopg
 
 from commandbus._core.arrays import execute
-from commandbus._core.connection import Connection, Pool, transaction
+from commandbus._core.connection import Connection, Pool, one_statement
 from commandbus._core.cursor import check_limit, dump_cursor, load_cursor
 from commandbus._core.process_sql import ProcessParams, ProcessParsers, ProcessSQL
 from commandbus.errors import InvalidOperationError
@@ -25,12 +25,12 @@ class ProcessRepository:
 
     async def save(self, process: ProcessMetadata, conn: Connection | None = None) -> None:
         """Store a process as it is, without sending anything."""
-        async with transaction(self._pool, conn) as own:
+        async with one_statement(self._pool, conn) as own:
             await own.execute(ProcessSQL.SAVE, ProcessParams.save(process))
 
     async def get(self, process_id: UUID, conn: Connection | None = None) -> ProcessMetadata | None:
         """Return one process, None when there is none."""
-        async with transaction(self._pool, conn) as own:
+        async with one_statement(self._pool, conn) as own:
             cursor = await own.execute(ProcessSQL.GET, {"process_id": check_id(process_id, "process_id")})
             row = await cursor.fetchone()
         return None if row is None else ProcessParsers.from_row(row)
@@ -46,7 +46,7 @@ class ProcessRepository:
     ) -> list[ProcessMetadata]:
         """Return a batch's processes in the order of their ordinals, all or those of one status."""
         params = {"batch_id": check_id(batch_id, "batch_id"), "status": status, "limit": limit, "offset": offset}
-        async with transaction(self._pool, conn) as own:
+        async with one_statement(self._pool, conn) as own:
             cursor = await own.execute(ProcessSQL.OF_BATCH, params)
             return [ProcessParsers.from_row(row) for row in await cursor.fetchall()]
 
@@ -75,7 +75,7 @@ class ProcessRepository:
             "after": after,
             "most": _MOST_LOOKED_AT,
         }
-        async with transaction(self._pool, conn) as own:
+        async with one_statement(self._pool, conn) as own:
             statement = ProcessSQL.LIST_ALL if batch_id is None else ProcessSQL.LIST_OF_BATCH
             rows = await (await own.execute(statement, params)).fetchall()
         last, looked = rows[0][:2]
@@ -87,7 +87,7 @@ class ProcessRepository:
 
     async def get_audit_trail(self, process_id: UUID, conn: Connection | None = None) -> list[ProcessAuditEntry]:
         """Return what a process has sent and what came back, oldest first."""
-        async with transaction(self._pool, conn) as own:
+        async with one_statement(self._pool, conn) as own:
             cursor = await own.execute(ProcessSQL.AUDIT_TRAIL, {"process_id": check_id(process_id, "process_id")})
             return [ProcessParsers.audit_entry(row) for row in await cursor.fetchall()]
 

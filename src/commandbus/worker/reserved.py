@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg.errors import ReadOnlySqlTransaction
 from psycopg_pool import PoolTimeout
 
 from commandbus._core.connection import Connection, Pool
@@ -17,7 +18,8 @@ _log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
 
 _FIRST_DELAY = 0.05
-_LONGEST_DELAY = 5.0
+_LONGEST_DELAY = 2.0
+_POOL_TIMEOUT = 2.0  # seconds to wait for the pool's: asking again makes it try again, else it waits ever longer
 # A worker that is stopped in mid-transaction must not hold its row locks for ever; given back with the connection.
 _SET_IDLE_LIMIT = "SELECT pg_catalog.set_config('idle_in_transaction_session_timeout', %s, false)"
 
@@ -67,10 +69,13 @@ class ReservedConnection:
         """Give the connection to one user; a lost one is made again the next time."""
         async with self._lock:
             if self._conn is None:
-                self._conn = await self._take()
+                self._conn = await self._take(_POOL_TIMEOUT)
             conn = self._conn
             try:
                 yield conn
+            except ReadOnlySqlTransaction:  # a primary that was demoted: another connection may lead to the new one
+                await conn.close()
+                raise
             finally:
                 if conn.closed or conn.broken:
                     self._conn = None
@@ -86,13 +91,13 @@ class ReservedConnection:
             try:
                 async with self.use() as conn:
                     return await operation(conn)
-            except (psycopg.OperationalError, PoolTimeout) as error:
+            except (psycopg.OperationalError, ReadOnlySqlTransaction, PoolTimeout) as error:
                 _log.warning("%s failed, again in %.2f s: %s", what, delay, error, extra=self.about)
                 await asyncio.sleep(delay * random.uniform(0.5, 1.5))
                 delay = min(delay * 2, _LONGEST_DELAY)
 
-    async def _take(self) -> Connection:
-        conn: Connection = await self._pool.getconn()
+    async def _take(self, timeout: float | None = None) -> Connection:
+        conn: Connection = await self._pool.getconn(timeout)
         try:
             self._was_autocommit = conn.autocommit
             await conn.set_autocommit(True)

@@ -70,6 +70,18 @@ def make_cluster(
         _run([binaries.program("initdb"), "--sync-only", "-D", str(data)], account, data.parent)
 
 
+def make_standby(
+    data: Path, binaries: Binaries, account: Account, settings: Mapping[str, str], *, primary: str
+) -> None:
+    """Make `data` a copy of the running server at the connection string `primary`, which it is to follow."""
+    data.mkdir(mode=0o700)
+    account.own(data)
+    copy = [binaries.program("pg_basebackup"), "-D", str(data), "-d", primary, "-R", "-X", "stream", "-c", "fast"]
+    _run([*copy, "--no-sync"], account, data.parent)
+    with (data / "postgresql.conf").open("a", encoding="utf-8") as conf:
+        conf.writelines(f"{name} = {_quoted(value)}\n" for name, value in settings.items())
+
+
 def _quoted(value: str) -> str:
     return "'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
 

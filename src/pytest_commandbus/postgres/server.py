@@ -16,7 +16,7 @@ from typing import Self
 from . import watchdog
 from .account import Account, server_account
 from .binaries import Binaries, find_binaries
-from .cluster import SUPERUSER, make_cluster, server_settings
+from .cluster import SUPERUSER, make_cluster, make_standby, server_settings
 from .errors import PostgresError
 from .places import make_data_home, make_socket_directory
 
@@ -32,7 +32,8 @@ class EmbeddedPostgres:
 
     durable: data on disk, with fsync and full_page_writes on. crash_safe: full_page_writes on, for servers that
     tests crash. settings: names and values of postgresql.conf, over ours. tcp: also listen on 127.0.0.1, behind a
-    password drawn at the start. programs: the directory of another installation's programs.
+    password drawn at the start. programs: the directory of another installation's programs. standby_of: a running
+    server that this one is a copy of and follows, until `promote`.
     Errors: PostgresError, with the end of the server's log.
     """
 
@@ -44,7 +45,9 @@ class EmbeddedPostgres:
         settings: Mapping[str, str] | None = None,
         tcp: bool = False,
         programs: Path | None = None,
+        standby_of: "EmbeddedPostgres | None" = None,
     ) -> None:
+        self._standby_of = standby_of
         self._durable = durable
         self._crash_safe = crash_safe
         self._settings = dict(settings or {})
@@ -149,6 +152,18 @@ class EmbeddedPostgres:
             self._reap()
         self.start()
 
+    def promote(self) -> None:
+        """Make a standby a primary; return when it takes writes."""
+        done = subprocess.run(
+            [self.binaries.program("psql"), "-X", "-q", "-A", "-t", "-d", self.dsn(), "-c", "SELECT pg_promote()"],
+            capture_output=True,
+            text=True,
+            cwd="/",
+            check=False,
+        )
+        if done.stdout.strip() != "t":
+            raise PostgresError(f"the standby was not promoted: {done.stderr.strip()}\n{self.log()}")
+
     def detach(self) -> str:
         """Let the server go on after this process has ended; return the shell line that ends and removes it."""
         pid = self.pid
@@ -180,6 +195,9 @@ class EmbeddedPostgres:
             in_memory=in_memory,
             extra=self._settings,
         )
+        if self._standby_of is not None:
+            make_standby(self.data, self._binaries, self._account, settings, primary=self._standby_of.dsn())
+            return
         # Another user of the machine may connect to TCP, so unlike the private socket it asks for a password.
         host_lines = "host all all 127.0.0.1/32 scram-sha-256" if self._tcp else ""
         make_cluster(self.data, self._binaries, self._account, settings, sync=self._durable, host_lines=host_lines)
