@@ -69,7 +69,7 @@ class Upkeep:
                 await asyncio.sleep(_RESTED)
 
     async def _lead(self, leading: Connection) -> None:
-        while not (await first(leading, sql.LEAD_UPKEEP) or {})["leads"]:
+        while not (await first(leading, sql.LEAD_UPKEEP) or {})["leads"]:  # noqa: ASYNC110  another process holds the lock
             await asyncio.sleep(EVERY * 4)
         while True:
             await leading.execute("SELECT 1")  # the lock is held only as long as its session lives
