@@ -104,6 +104,7 @@ ROLES = (
             "batch": "UPDATE",
             "process": "UPDATE",
             "reply": "INSERT, UPDATE",
+            "worker": "UPDATE (stop_requested_at)",
         },
     ),
     Role("auditor"),

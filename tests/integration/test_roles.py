@@ -24,6 +24,7 @@ from commandbus import (
     PermanentCommandError,
     SendRequest,
     TransientCommandError,
+    stop_workers,
 )
 from commandbus.auditor import audit
 from commandbus.cli import main
@@ -203,6 +204,11 @@ async def cancel_process(scene: Scene) -> None:
 async def cancel_batch(scene: Scene) -> None:
     batch_id = await scene.owner.bus.create_batch(scene.owner.domain, [BatchCommand("Reserve", uuid4(), {})])
     await scene.bus.cancel_batch(scene.bench.domain, batch_id, operator="ann")
+
+
+@verb(OPERATOR, WORKER)
+async def stop(scene: Scene) -> None:
+    await stop_workers(scene.bench.pool, scene.bench.domain)
 
 
 @verb(*EVERYBODY)

@@ -328,7 +328,7 @@ def test_a_crash_matrix_has_an_item_for_each_point_also_under_xdist(suite: Suite
             assert cb_process_batch(OrderProcess, workers=1).complete().completed_count == 1
         """
     )
-    result = suite.run_process("-n2", "-v")
+    result = suite.run("-n2", "-v")
     result.assert_outcomes(passed=len(POINTS) + 1)
     for point in POINTS:
         result.stdout.fnmatch_lines([f"*PASSED*test_it.py::test_all[[]{point}]*"])
