@@ -18,6 +18,8 @@ How it is put together, for who adds pages:
 - No inline script or style, no style attribute: the policy refuses them. Behaviour goes by data attributes, see
   static/console.js. `document` gets the event `commandbus:snapshot` (detail: the snapshot) for each one that arrives
   while live updates are not paused; `hx-trigger="commandbus:snapshot from:document throttle:2s"` follows it.
+- `site.panels.on_command(maker)` and `.on_process(maker)` add sections to the pages of commands and processes, see
+  web/panels.py.
 - `async with console.live.subscribe() as snapshots: async for snapshot in snapshots` is the one broadcaster.
 - Tests: httpx's ASGITransport with base_url="http://localhost"; the guard refuses other host names.
 """
@@ -32,6 +34,7 @@ if _missing:
     )
 
 from commandbus.web.console import Console, create_console  # noqa: E402  only once it can be imported
+from commandbus.web.panels import Panel, Panels  # noqa: E402
 from commandbus.web.passwords import Users, hash_password  # noqa: E402
 from commandbus.web.serving import serve  # noqa: E402
 from commandbus.web.settings import ConsoleSettings, NotAuthenticatedError  # noqa: E402
@@ -42,6 +45,8 @@ __all__ = [
     "ConsoleSettings",
     "NavLink",
     "NotAuthenticatedError",
+    "Panel",
+    "Panels",
     "Site",
     "Users",
     "create_console",

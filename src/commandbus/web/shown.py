@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 _NOTHING = "–"  # noqa: RUF001  a dash for what is not there
+_USUAL = frozenset({"operator", "reason", "code", "message", "delay"})
 
 
 def number(value: float | None, digits: int = 0) -> str:
@@ -34,6 +35,11 @@ def utc(value: datetime | None) -> str:
     return _NOTHING if value is None else f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
+def utc_exactly(value: datetime) -> str:
+    """Write a time in UTC, to the millisecond."""
+    return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}.{value.microsecond // 1_000:03d}"
+
+
 def iso(value: datetime) -> str:
     """Write a time for programs."""
     return value.astimezone(UTC).isoformat()
@@ -44,17 +50,24 @@ def pretty_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, default=str)
 
 
+def more_details(details: Mapping[str, Any]) -> dict[str, Any]:
+    """What an audit event's details have beside the usual, which is shown in words."""
+    return {name: value for name, value in details.items() if name not in _USUAL}
+
+
 def words(value: str) -> str:
     """Write IN_TROUBLESHOOTING_QUEUE as `in troubleshooting queue`."""
     return str(value).replace("_", " ").lower()
 
 
-FILTERS: Mapping[str, Callable[..., str]] = {
+FILTERS: Mapping[str, Callable[..., Any]] = {
     "number": number,
     "rate": rate,
     "duration": duration,
     "utc": utc,
+    "utc_exactly": utc_exactly,
     "iso": iso,
     "pretty_json": pretty_json,
     "words": words,
+    "more_details": more_details,
 }

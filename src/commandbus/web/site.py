@@ -12,6 +12,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Resp
 from starlette.requests import HTTPConnection
 
 from commandbus.web import shown
+from commandbus.web.panels import Panels
 from commandbus.web.passwords import Users
 from commandbus.web.security import TOKEN_FIELD, TOKEN_HEADER, Refused
 from commandbus.web.sessions import Session, Sessions, Signer
@@ -37,6 +38,7 @@ class Site:
         self.settings = settings
         self.signer = Signer(settings.secret)
         self.sessions = Sessions(self.signer, settings.session_hours)
+        self.panels = Panels()
         self._links: list[NavLink] = []
         self._loaders: list[jinja2.BaseLoader] = [jinja2.PackageLoader("commandbus.web")]
         self.templates = jinja2.Environment(

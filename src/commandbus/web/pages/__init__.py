@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
 
+from commandbus.web.pages import audit, batches, commands, finding, processes, troubleshooting
+
 if TYPE_CHECKING:
     from commandbus.web.console import Console
 
-ROUTERS: tuple[Callable[["Console"], APIRouter], ...] = ()
+ROUTERS: tuple[Callable[["Console"], APIRouter], ...] = (
+    batches.router,
+    processes.router,
+    commands.router,
+    troubleshooting.router,
+    audit.router,
+    finding.router,
+)
