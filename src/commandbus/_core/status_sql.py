@@ -16,7 +16,7 @@ class StatusSQL:
     # Workers that run, and those that died within the last hour; not those that have stopped.
     WORKERS = """
         SELECT worker_id, domain, host, pid, version, alive_until > clock_timestamp() AS is_alive, concurrency,
-               command_types, process_types, started_at, heartbeat_at,
+               command_types, process_types, started_at, heartbeat_at, stop_requested_at,
                claimed, completed, failed, retried, parked, dropped
           FROM commandbus.worker
          WHERE stopped_at IS NULL AND alive_until > clock_timestamp() - interval '1 hour'

@@ -90,6 +90,9 @@ class CommandBusFace(Face):
         *,
         conn: Connection[Any] | None = None,
     ) -> Page[CommandMetadata]: ...
+    def count_batch_commands(
+        self, batch_id: UUID, *, conn: Connection[Any] | None = None
+    ) -> dict[CommandStatus, int]: ...
     def get_audit_trail(self, command_id: UUID, *, conn: Connection[Any] | None = None) -> list[AuditEvent]: ...
     def get_audit_trails(
         self, command_ids: Sequence[UUID], *, conn: Connection[Any] | None = None
