@@ -4,7 +4,7 @@ import os
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -15,19 +15,7 @@ from pytest_commandbus.postgres.admin import Admin
 from pytest_commandbus.postgres.errors import PostgresError
 from pytest_commandbus.postgres.server import EmbeddedPostgres
 
-from .database_kit import DEADLINE_SECONDS, add_item, clean_admin, databases, items, prepare, wait_until
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[EmbeddedPostgres]:
-    with EmbeddedPostgres() as server:
-        yield server
-
-
-@pytest.fixture
-def admin(server: EmbeddedPostgres) -> Iterator[Admin]:
-    with clean_admin(server) as admin:
-        yield admin
+from .database_kit import DEADLINE_SECONDS, add_item, databases, items, prepare, wait_until
 
 
 def test_each_acquired_database_is_fresh_and_its_own(server: EmbeddedPostgres, admin: Admin) -> None:

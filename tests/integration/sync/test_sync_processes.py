@@ -9,9 +9,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.integration.sync_kit import TABLE, count, until
+from tests.integration.sync.sync_kit import TABLE, count, until
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SECONDS = 60
 _HEAD = """
     import contextlib, os, signal, sys, threading
@@ -19,7 +19,7 @@ _HEAD = """
     import psycopg
     from commandbus import InvalidOperationError
     from commandbus.sync import Portal, SyncCommandBus, connect
-    from tests.integration.sync_kit import HookedProcess, OrderProcess, make_app
+    from tests.integration.sync.sync_kit import HookedProcess, OrderProcess, make_app
 
     dsn = sys.argv[1]
 

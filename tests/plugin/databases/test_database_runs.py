@@ -16,19 +16,7 @@ from pytest_commandbus.postgres.admin import Admin
 from pytest_commandbus.postgres.errors import PostgresError
 from pytest_commandbus.postgres.server import EmbeddedPostgres
 
-from .database_kit import DEADLINE_SECONDS, add_item, clean_admin, databases, items, prepare, wait_until
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[EmbeddedPostgres]:
-    with EmbeddedPostgres() as server:
-        yield server
-
-
-@pytest.fixture
-def admin(server: EmbeddedPostgres) -> Iterator[Admin]:
-    with clean_admin(server) as admin:
-        yield admin
+from .database_kit import DEADLINE_SECONDS, add_item, databases, items, prepare, wait_until
 
 
 def test_close_drops_all_but_the_template_and_the_kept(server: EmbeddedPostgres, admin: Admin) -> None:

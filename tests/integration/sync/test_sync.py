@@ -24,29 +24,16 @@ from commandbus import (
 )
 from commandbus.process import ProcessStatus
 from commandbus.sync import SyncCommandBus, connect
-from tests.integration.sync_kit import (
+from tests.integration.sync.sync_kit import (
     ONE,
     HookedProcess,
     OrderProcess,
-    audited,
     count,
     make_app,
     send,
     until,
     working,
 )
-
-
-@pytest.fixture
-def dsn(e2e_dsn: str) -> Iterator[str]:
-    with audited(e2e_dsn) as dsn:
-        yield dsn
-
-
-@pytest.fixture
-def bus(dsn: str) -> Iterator[SyncCommandBus]:
-    with connect(dsn, app=make_app(), max_size=4) as bus:
-        yield bus
 
 
 def test_a_script_sends_starts_operates_and_reads_what_became_of_it(dsn: str, bus: SyncCommandBus) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 from uuid import uuid4
@@ -20,27 +19,14 @@ from commandbus import (
 )
 from commandbus.process import ProcessStatus
 from commandbus.sync import SyncCommandBus, connect
-from tests.integration.sync_kit import (
+from tests.integration.sync.sync_kit import (
     ONE,
     HookedProcess,
     OrderProcess,
-    audited,
     count,
     make_app,
     send,
 )
-
-
-@pytest.fixture
-def dsn(e2e_dsn: str) -> Iterator[str]:
-    with audited(e2e_dsn) as dsn:
-        yield dsn
-
-
-@pytest.fixture
-def bus(dsn: str) -> Iterator[SyncCommandBus]:
-    with connect(dsn, app=make_app(), max_size=4) as bus:
-        yield bus
 
 
 def test_a_connection_of_the_caller_s_own_takes_part_and_a_rollback_leaves_nothing(
