@@ -69,6 +69,7 @@ def test_the_policy_stops_what_would_get_past_escaping(watched: Watched) -> None
     refused = watched.page.evaluate(
         """() => new Promise(found => {
             document.addEventListener('securitypolicyviolation', event => found(event.effectiveDirective));
+            setTimeout(() => found('nothing was refused'), 30_000);
             document.body.append(Object.assign(document.createElement('script'), {textContent: 'alert(2)'}));
         })"""
     )
