@@ -2,8 +2,8 @@
 
 import csv
 import io
-from itertools import pairwise
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from uuid import UUID, uuid4
 
