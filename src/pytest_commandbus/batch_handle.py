@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,10 +12,10 @@ from commandbus import BatchMetadata, CommandBus
 
 from . import assertions, statements
 from .failure_report import describe_stuck
+from .sent import AssertsSent, Sendings
 
 if TYPE_CHECKING:
     from .runtime import Runtime
-    from .sent import SentCommand
 
 DEFAULT_TIMEOUT, TIMEOUT_WITH_FAULTS = 60.0, 180.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.002, 0.2
@@ -65,7 +65,7 @@ class BatchStats(BatchMetadata):
         return f"BatchStats({describe(self)})"
 
 
-class BatchHandle(ABC):
+class BatchHandle(AssertsSent):
     """One batch of a test."""
 
     _members: ClassVar[assertions.Members]
@@ -131,23 +131,8 @@ class BatchHandle(ABC):
         __tracebackhide__ = True
         await assertions.check_outcomes(self._runtime, self, self._members, expected, "assert_outcomes")
 
-    async def assert_sent(
-        self,
-        command_type: str,
-        *,
-        where: Mapping[str, Any] | None = None,
-        domain: str | None = None,
-        within: float = 0,
-    ) -> "list[SentCommand]":
-        """Assert that the batch, or a process of it, sent such a command; return all such, oldest first.
-
-        where: fields that its data must have, with their values. within: seconds of real time to wait for one.
-        Errors: AssertionError, which shows the closest commands.
-        """
-        __tracebackhide__ = True
-        from .sent import Sendings
-
-        return await Sendings(self._runtime, batch_id=self.batch_id).check(command_type, where, domain, within)
+    def _sendings(self) -> Sendings:
+        return Sendings(self._runtime, batch_id=self.batch_id)
 
     async def assert_nothing_left(self, *, within: float = 0) -> None:
         """Assert that every member has ended, none is parked, and no reply to one is unread.

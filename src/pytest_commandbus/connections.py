@@ -1,8 +1,12 @@
 """Whether the server has connections for the workers of all tests that run at once; told before any of them starts."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from .runtime import Runtime
 
 OF_TEST = 5
 """What a test has beside its workers: two sessions that lend databases, and a few of its own pool."""
@@ -93,6 +97,25 @@ class Demand:
         ways.append(f"raise max_connections to {self.total + room.reserved + room.others} or more")
         text = ", or ".join(ways)
         return f"{text[0].upper()}{text[1:]}."
+
+
+def demand_of(runtime: "Runtime", workers: int, processes: bool, beside: int = 0) -> Demand:
+    """Return what workers of a test's App ask for, beside so many connections that the test's other workers have."""
+    from .xdist import shard_count
+
+    domains = len(runtime.require_app("cb_worker_pool").domains(runtime.pool))
+    return Demand(workers, domains, processes=processes, beside=beside, shards=shard_count(runtime.item.config))
+
+
+async def room_for(runtime: "Runtime") -> Room:
+    """Return what connections the server has for the test run that this test is one of."""
+    from . import statements
+    from .postgres.admin import APPLICATION_NAME
+
+    own = {"prefix": f"cb_{runtime.run.run_id}_", "admin": APPLICATION_NAME}
+    async with runtime.pool.connection() as connection:
+        row = await (await connection.execute(statements.CONNECTIONS, own)).fetchone()
+    return Room(*row) if row is not None else Room(0, 0, 0)
 
 
 def _count(number: int, noun: str, plural: str = "s") -> str:

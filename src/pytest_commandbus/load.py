@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from commandbus.repositories.workers import library_version
 
 from . import markers, thresholds, xdist
+from .connections import demand_of, room_for
 from .load_ledger import LoadLedger, Shard, ShardState
 from .load_result import LoadResult, figures, judgement
 from .oracle import Prediction
@@ -135,8 +136,8 @@ class _LoadRun:
     async def work(self, ranges: Sequence[range], own: int) -> None:
         """Work on shards until the last one of the run has finished."""
         self._count = ranges[-1].stop
-        demand = self._runtime.demand(self._order.workers, self._order.processes)
-        demand.check(await self._runtime.room())  # before anything is created that they then could not work on
+        demand = demand_of(self._runtime, self._order.workers, self._order.processes)
+        demand.check(await room_for(self._runtime))  # before anything is created that they then could not work on
         await self._ledger.open(ranges)
         async with self._beating():
             try:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from .chaos_rules import ChaosRules
     from .command_batch import CommandBatch
-    from .connections import Demand, Room
     from .database import Database
     from .faults.session import Faults
     from .ledger import Trail
@@ -280,25 +279,6 @@ class Runtime:
         pool = make(self, workers=workers, concurrency=concurrency, options=options)
         self.worker_pools.append(pool)
         return pool
-
-    def demand(self, workers: int, processes: bool, beside: int = 0) -> "Demand":
-        """Return what connections workers of the App ask for, beside so many that the test's other workers have."""
-        from .connections import Demand
-        from .xdist import shard_count
-
-        domains = len(self.require_app("cb_worker_pool").domains(self.pool))
-        return Demand(workers, domains, processes=processes, beside=beside, shards=shard_count(self.item.config))
-
-    async def room(self) -> "Room":
-        """Return what connections the server has for this test run."""
-        from . import statements
-        from .connections import Room
-        from .postgres.admin import APPLICATION_NAME
-
-        own = {"prefix": f"cb_{self.run.run_id}_", "admin": APPLICATION_NAME}
-        async with self.pool.connection() as connection:
-            row = await (await connection.execute(statements.CONNECTIONS, own)).fetchone()
-        return Room(*row) if row is not None else Room(0, 0, 0)
 
     async def ensure_workers(self, workers: int, concurrency: int, processes: bool | None) -> None:
         """Start workers that end with the test, unless some run."""

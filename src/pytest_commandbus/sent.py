@@ -1,6 +1,7 @@
 """What was sent since a moment: the assertion on it, and the block that begins one."""
 
 import difflib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -99,23 +100,12 @@ class Sendings:
         return [*hint, "  what was sent:", *(f"    {n} x {name} of domain {domain!r}" for domain, name, n in rows)]
 
 
-class Watching:
-    """What is sent since the block `async with cb_bus.watching() as seen:` began."""
+class AssertsSent(ABC):
+    """What can say of commands that they were sent: a batch of its own, the bus of all."""
 
-    def __init__(self, runtime: "Runtime") -> None:
-        self._runtime = runtime
-        self._sendings: Sendings | None = None
-
-    async def __aenter__(self) -> Self:
-        async with self._runtime.pool.connection() as connection:
-            row = await (await connection.execute(assertions_sql.LAST_EVENT)).fetchone()
-        self._sendings = Sendings(self._runtime, since=0 if row is None else int(row[0]))
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Nothing ends: what is sent later counts as well."""
+    @abstractmethod
+    def _sendings(self) -> Sendings:
+        """Return what was sent by whom it is about."""
 
     async def assert_sent(
         self,
@@ -125,14 +115,41 @@ class Watching:
         domain: str | None = None,
         within: float = 0,
     ) -> list[SentCommand]:
-        """As `BusHandle.assert_sent`, of what was sent since the block began."""
+        """Assert that such a command was sent; return all such, oldest first.
+
+        Of a batch: by it, or by a process of it. Of the bus: since the fixture began; of a block: since it began.
+        where: fields that its data must have, with their values; objects within may have more fields. within: seconds
+        of real time to wait for one. Errors: AssertionError, which shows the closest commands.
+        """
         __tracebackhide__ = True
-        if self._sendings is None:
+        return await self._sendings().check(command_type, where, domain, within)
+
+
+class Watching(AssertsSent):
+    """What is sent since the block `async with cb_bus.watching() as seen:` began."""
+
+    def __init__(self, runtime: "Runtime") -> None:
+        self._runtime = runtime
+        self._since: int | None = None
+
+    async def __aenter__(self) -> Self:
+        async with self._runtime.pool.connection() as connection:
+            row = await (await connection.execute(assertions_sql.LAST_EVENT)).fetchone()
+        self._since = 0 if row is None else int(row[0])
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing ends: what is sent later counts as well."""
+
+    def _sendings(self) -> Sendings:
+        if self._since is None:
             raise pytest.UsageError("watching() is a block: write `async with cb_bus.watching() as seen:`")
-        return await self._sendings.check(command_type, where, domain, within)
+        return Sendings(self._runtime, self._since)
 
 
-class BusHandle(CommandBus):
+class BusHandle(CommandBus, AssertsSent):
     """The `CommandBus` of a test, with assertions: what `cb_bus` returns.
 
     since: the last audit event before the fixture began; what was sent earlier is none of this test's.
@@ -141,7 +158,7 @@ class BusHandle(CommandBus):
     def __init__(self, runtime: "Runtime", since: int = 0) -> None:
         super().__init__(runtime.pool)
         self._runtime = runtime
-        self._sendings = Sendings(runtime, since)
+        self._since = since
 
     async def send(self, *, command_id: UUID, conn: "Connection | None" = None, **request: Any) -> UUID:
         """As `CommandBus.send`; the audit holds it to what it acknowledges."""
@@ -166,21 +183,8 @@ class BusHandle(CommandBus):
             self._runtime.ledger.fill(batch_id, len(batch_commands))
         return batch_id
 
-    async def assert_sent(
-        self,
-        command_type: str,
-        *,
-        where: Mapping[str, Any] | None = None,
-        domain: str | None = None,
-        within: float = 0,
-    ) -> list[SentCommand]:
-        """Assert that such a command was sent since the fixture began; return all such, oldest first.
-
-        where: fields that its data must have, with their values; objects within may have more fields. within: seconds
-        of real time to wait for one. Errors: AssertionError, which shows the closest commands.
-        """
-        __tracebackhide__ = True
-        return await self._sendings.check(command_type, where, domain, within)
+    def _sendings(self) -> Sendings:
+        return Sendings(self._runtime, self._since)
 
     async def assert_nothing_left(self, *, within: float = 0) -> None:
         """Assert that no process is unfinished, no command waits, runs or is parked, and no reply is unread.

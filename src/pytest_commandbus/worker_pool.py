@@ -9,12 +9,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from . import statements
-from .connections import KEPT
+from .connections import KEPT, Demand, demand_of, room_for
 
 if TYPE_CHECKING:
     from commandbus import App, Worker
 
-    from .connections import Demand
     from .pools import LazyPool
     from .runtime import Runtime
 
@@ -90,11 +89,11 @@ class WorkerPool(ABC):
         """
         others = [pool for pool in self._runtime.worker_pools if pool is not self and pool.running]
         demand = self.demand(beside=sum(pool.demand().least for pool in others))
-        return demand.pool_size(await self._runtime.room(), wanted)
+        return demand.pool_size(await room_for(self._runtime), wanted)
 
-    def demand(self, beside: int = 0) -> "Demand":
+    def demand(self, beside: int = 0) -> Demand:
         """Return what these workers ask of the server. beside: connections that other workers of the test have."""
-        return self._runtime.demand(self._workers, self._are_processes, beside)
+        return demand_of(self._runtime, self._workers, self._are_processes, beside)
 
     async def claimed(self, count: int = 1, *, timeout: float = CLAIM_SECONDS) -> None:
         """Wait until workers have claimed `count` commands in the test's database. Errors: TimeoutError."""

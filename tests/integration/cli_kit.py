@@ -1,6 +1,8 @@
-"""The command line in processes of its own, with an application to work for."""
+"""The command line, here and in processes of its own, with an application to work for."""
 
+import asyncio
 import json
+import logging
 import os
 import select
 import subprocess
@@ -8,10 +10,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
 import psycopg
+import pytest
+from click.testing import CliRunner
+
+from commandbus.cli import main
 
 APP = """
 import asyncio
@@ -59,8 +65,46 @@ def command_line(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "commandbus", *arguments]
 
 
-def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run one command to its end."""
+class Ended(NamedTuple):
+    """How a command ended, as a process of its own tells it."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(folder: Path, *arguments: str, **environment: str) -> Ended:
+    """Run one command to its end, in this process: a Python that starts anew would cost most of the time."""
+    with _as_a_process_has_it(folder):
+        result = CliRunner().invoke(main, arguments, prog_name="commandbus", env={"COLUMNS": "80", **environment})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Ended(result.exit_code, result.stdout, result.stderr)
+
+
+@contextmanager
+def _as_a_process_has_it(folder: Path) -> Iterator[None]:
+    """The folder as the current one, no module of it imported yet, no event loop running; afterwards all as before."""
+    levels = {name: logging.getLogger(name).level for name in ("", "psycopg.pool")}
+    loop = asyncio._get_running_loop()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "path", [str(folder), *sys.path])
+        for module in folder.glob("*.py"):
+            patch.delitem(sys.modules, module.stem, raising=False)
+        asyncio._set_running_loop(None)
+        try:
+            yield
+        finally:
+            asyncio._set_running_loop(loop)
+            for module in folder.glob("*.py"):
+                sys.modules.pop(module.stem, None)
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+
+
+def run_process(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run one command to its end, in a process of its own."""
     return subprocess.run(
         command_line(*arguments),
         cwd=folder,
@@ -72,7 +116,7 @@ def run(folder: Path, *arguments: str, **environment: str) -> subprocess.Complet
     )
 
 
-def refused(result: subprocess.CompletedProcess[str], exit_code: int, *parts: str) -> None:
+def refused(result: "Ended | subprocess.CompletedProcess[str]", exit_code: int, *parts: str) -> None:
     """It ended with this code and one line, which has these parts."""
     assert result.returncode == exit_code, result.stderr
     assert result.stderr.startswith("Error: ")

@@ -1,4 +1,4 @@
-"""The command line in processes of its own: what it prints, how it ends, what a signal does."""
+"""The command line: what it prints, how it ends, what a signal does."""
 
 import os
 import signal
@@ -10,7 +10,17 @@ from click.testing import CliRunner
 
 from commandbus import migrate
 from commandbus.cli import main
-from tests.integration.cli_kit import begun, refused, run, send, status, wait_until_done, worker, write_shop
+from tests.integration.cli_kit import (
+    begun,
+    refused,
+    run,
+    run_process,
+    send,
+    status,
+    wait_until_done,
+    worker,
+    write_shop,
+)
 from tests.integration.servers import Server
 
 AN_ID = "0190163d-8694-739b-aea5-966c26f8ad91"
@@ -238,7 +248,7 @@ def test_migrate_refuses_a_folder_that_is_not_there(folder: Path, database: str)
 
 
 def test_the_overview_lists_every_command_in_a_whole_line(folder: Path) -> None:
-    lines = run(folder, "--help").stdout.splitlines()
+    lines = run_process(folder, "--help").stdout.splitlines()
     listed = [line.split(maxsplit=1) for line in lines[lines.index("Commands:") + 1 :]]
     assert [name for name, _ in listed] == ["migrate", "worker", "status", "tsq", "batch", "audit", "prune"]
     assert all(text.endswith(".") for _, text in listed)
@@ -283,6 +293,6 @@ def test_a_reader_that_goes_is_no_error_to_tell(folder: Path, migrated_dsn: str,
 
 
 def test_what_the_terminal_cannot_write_is_escaped(folder: Path) -> None:
-    result = run(folder, "--help", PYTHONIOENCODING="latin-1")
+    result = run_process(folder, "--help", PYTHONIOENCODING="latin-1")
     assert (result.returncode, result.stderr) == (0, "")
     assert "\\u2026" in result.stdout

@@ -1,4 +1,4 @@
-"""`commandbus batch` in a process of its own: list, show, watch, cancel."""
+"""`commandbus batch`: list, show, watch, cancel."""
 
 import json
 import os

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from commandbus import migrate
-from tests.integration.cli_kit import Running, run, send, status, wait_until_done, worker, write_shop
+from tests.integration.cli_kit import Running, run_process, send, status, wait_until_done, worker, write_shop
 
 FICKLE = """
 import os, pathlib
@@ -156,7 +156,7 @@ def test_what_cannot_start_again_is_tried_for_ever(folder: Path, database: str) 
 def test_what_can_never_start_is_told_once(
     folder: Path, database: str, arguments: list[str], exit_code: int, error: str
 ) -> None:
-    result = run(folder, "worker", *arguments, "--processes", "3", COMMANDBUS_DSN=database)
+    result = run_process(folder, "worker", *arguments, "--processes", "3", COMMANDBUS_DSN=database)
     assert result.returncode == exit_code
     assert result.stderr.count("Error: ") == 1
     assert error in result.stderr
@@ -165,13 +165,13 @@ def test_what_can_never_start_is_told_once(
 
 
 def test_an_unmigrated_database_is_told_once(folder: Path, empty_dsn: str) -> None:
-    result = run(folder, "worker", "shop:app", "--processes", "2", COMMANDBUS_DSN=empty_dsn)
+    result = run_process(folder, "worker", "shop:app", "--processes", "2", COMMANDBUS_DSN=empty_dsn)
     assert result.returncode == 1
     assert result.stderr.count("commandbus migrate") == 1
 
 
 def test_when_the_second_cannot_start_the_first_is_stopped(folder: Path, database: str) -> None:
-    result = run(folder, "worker", "only_one:app", "--processes", "2", COMMANDBUS_DSN=database)
+    result = run_process(folder, "worker", "only_one:app", "--processes", "2", COMMANDBUS_DSN=database)
     assert result.returncode == 2
     assert "FileExistsError" in result.stderr
     assert "worker ready" not in result.stderr

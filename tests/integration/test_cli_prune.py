@@ -1,4 +1,4 @@
-"""`commandbus prune` in a process of its own."""
+"""`commandbus prune`."""
 
 import json
 import os

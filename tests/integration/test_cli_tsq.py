@@ -1,4 +1,4 @@
-"""`commandbus tsq` in processes of its own: what it prints, what it changes, when it asks, how it ends."""
+"""`commandbus tsq`: what it prints, what it changes, when it asks, how it ends."""
 
 import getpass
 import json
@@ -15,7 +15,7 @@ import pytest_asyncio
 from psycopg_pool import AsyncConnectionPool
 
 from commandbus import BatchCommand, PermanentCommandError, migrate
-from tests.integration.cli_kit import command_line, refused, run
+from tests.integration.cli_kit import Ended, command_line, refused, run
 from tests.integration.process_kit import Hand, OrderProcess, open_hand, operators, process_of
 from tests.integration.tsq_kit import BROKEN, items, operated, park, parked_of, until_blocking
 from tests.integration.worker_kit import Bench, eventually
@@ -57,7 +57,7 @@ async def hand(bench: Bench) -> AsyncIterator[Hand]:
         yield hand
 
 
-def done(result: subprocess.CompletedProcess[str]) -> str:
+def done(result: Ended) -> str:
     """It went well, and this is what it printed."""
     assert (result.returncode, result.stderr) == (0, "")
     return result.stdout

@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.integration.sync_kit import until
+from tests.integration.sync.sync_kit import until
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "flask_style"
 SECONDS = 60

@@ -46,8 +46,7 @@ def test_an_option_puts_a_profile_over_the_run_as_the_oracle_foretells(suite: Su
             await cb_bus.create_process_batch("orders", 0)
         """
     )
-    run = suite.run_process if distribution else suite.run
-    run("--cb-chaos=rough", "--cb-seed=42", *distribution).assert_outcomes(passed=4)
+    suite.run("--cb-chaos=rough", "--cb-seed=42", *distribution).assert_outcomes(passed=4)
     seen = [json.loads((suite.pytester.path / f"seen-{number}.json").read_text()) for number in range(3)]
     assert seen[0] == seen[1] == seen[2]
     ends = [(status, step) for _, status, step, _ in seen[0]]
@@ -82,7 +81,7 @@ def test_the_shards_of_a_load_test_obey_the_profile_of_the_run(suite: Suite):
             assert result.environment["chaos_profile"] == "rough"
         """
     )
-    suite.run_process("--cb-chaos=rough", "--cb-seed=42", "--cb-load=60", "-n2").assert_outcomes(passed=2)
+    suite.run("--cb-chaos=rough", "--cb-seed=42", "--cb-load=60", "-n2").assert_outcomes(passed=2)
 
 
 def test_run_module_class_and_function_merge_and_the_nearest_wins_by_step(suite: Suite):

@@ -39,7 +39,7 @@ def test_a_wrong_profile_is_a_usage_error_at_collection(suite: Suite, where: str
 def test_an_unknown_profile_is_told_by_xdist_workers_too(suite: Suite):
     with_profiles(suite, ROUGH)
     suite.write(EMPTY_TEST + "\ndef test_without_the_bus():\n    pass\n")
-    result = suite.run_process("--cb-chaos=rouhg", "-n2")
+    result = suite.run("--cb-chaos=rouhg", "-n2")
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(["*--cb-chaos: no chaos profile is called 'rouhg'; did you mean 'rough'? known are *"])
 
@@ -60,7 +60,7 @@ def test_xdist_workers_tell_a_wrong_marker_at_its_test(suite: Suite):
             pass
         """
     )
-    result = suite.run_process("-n2")
+    result = suite.run("-n2")
     result.assert_outcomes(passed=1, errors=2)
     result.stdout.fnmatch_lines(["*chaos.flaky], pay: timeout_pct=101 is no percentage from 0 to 100"])
     result.stdout.fnmatch_lines(["*cb_database takes scope=, one of function, class, *"])
@@ -69,7 +69,7 @@ def test_xdist_workers_tell_a_wrong_marker_at_its_test(suite: Suite):
 def test_a_wrong_profile_over_the_run_stops_an_xdist_run_at_once(suite: Suite):
     with_profiles(suite, "[tool.commandbus.chaos.flaky]\npay = { timeout_pct = 101 }\n")
     suite.write(EMPTY_TEST)
-    result = suite.run_process("--cb-chaos=flaky", "-n2")
+    result = suite.run("--cb-chaos=flaky", "-n2")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*chaos.flaky], pay: timeout_pct=101 is no percentage from 0 to 100"])
 

@@ -52,9 +52,9 @@ def test_the_last_one_that_fits_runs_and_the_next_is_refused(suite: Suite):
 def test_xdist_workers_count_each(suite: Suite):
     suite.write(BUSY.format(more=""))
     with server_of(suite, 2 * IN_PROCESS + RESERVED):
-        suite.run_process("-n2").assert_outcomes(passed=2)
+        suite.run("-n2").assert_outcomes(passed=2)
         with psycopg.connect(suite.dsn):
-            result = suite.run_process("-n2")
+            result = suite.run("-n2")
     result.assert_outcomes(failed=2)
     text = result.stdout.str()
     assert (

@@ -135,7 +135,7 @@ def test_keep_leaves_the_database_of_a_failed_test_with_its_psql_line(suite: Sui
 @pytest.mark.parametrize("distribution", [(), ("-n2",)], ids=["without xdist", "with xdist"])
 def test_keep_on_a_server_of_the_user(suite: Suite, distribution: tuple[str, ...]):
     suite.write("async def test_bad(cb_bus):\n    assert False\n")
-    result = suite.run_process("--cb-keep", *distribution)
+    result = suite.run("--cb-keep", *distribution)
     line = next(line for line in result.outlines if "psql" in line and "dbname" in line)
     assert result.outlines.count(line) == 2
     assert ask(suite, line, "SELECT count(*) FROM commandbus.batch") == ["0"]

@@ -57,7 +57,7 @@ STUCK = """
 @WAYS
 def test_why_it_is_stuck_stands_over_its_timeline(suite: Suite, arguments: tuple[str, ...]):
     suite.write(STUCK)
-    result = suite.run_process("--tb=short", "--cb-load=1", "--junitxml=junit.xml", "--cb-seed=3", *arguments)
+    result = suite.run("--tb=short", "--cb-load=1", "--junitxml=junit.xml", "--cb-seed=3", *arguments)
     result.assert_outcomes(failed=4)
     text = result.stdout.str()
     assert re.findall(r"^stuck: (.*)$", text, re.MULTILINE).count("queued, no worker works for domain 'orders'") == 1
@@ -150,7 +150,7 @@ def test_a_fixture_that_fails_shows_the_batches_too(suite: Suite, arguments: tup
             pass
         """
     )
-    result = suite.run_process(*arguments)
+    result = suite.run(*arguments)
     result.assert_outcomes(errors=2)
     text = result.stdout.str()
     assert text.count("- commandbus: batches -") == 2
@@ -166,7 +166,7 @@ def test_what_a_dead_worker_said_is_shown_once(suite: Suite, arguments: tuple[st
             await batch.wait()
         """
     )
-    result = suite.run_process("--tb=short", *arguments)
+    result = suite.run("--tb=short", *arguments)
     result.assert_outcomes(failed=1)
     text = result.stdout.str()
     report, _, _ = text.partition("short test summary")  # which is not shortened where CI is set

@@ -11,6 +11,7 @@ from pytest_commandbus.faults.points import POINTS
 from pytest_commandbus.faults.rules import is_hit, rule_of
 from pytest_commandbus.faults.session import NeverInjectedError
 from pytest_commandbus.run import RUN
+from tests.integration.worker_kit import eventually
 
 from .conftest import Suite
 from .shop import OrderProcess
@@ -122,7 +123,11 @@ async def test_a_slow_network_and_an_old_snapshot_hold_nothing_up_for_good(
             batch = await cb_process_batch(OrderProcess, count=5)
             await batch.complete()
         assert [i.kind for i in cb_faults.injected] == ["network", "old_snapshot"]
-    assert await one(cb_pool, held) == 0
+
+    async def released() -> bool | None:
+        return await one(cb_pool, held) == 0 or None
+
+    await eventually(released, "the end of the session that held it", patience=60)
 
 
 async def test_a_full_disk_changes_no_state_and_is_recovered_from(cb_worker_pool, cb_process_batch, cb_faults):
@@ -323,7 +328,7 @@ def test_a_crash_matrix_has_an_item_for_each_point_also_under_xdist(suite: Suite
             assert cb_process_batch(OrderProcess, workers=1).complete().completed_count == 1
         """
     )
-    result = suite.run_process("-n2", "-v")
+    result = suite.run("-n2", "-v")
     result.assert_outcomes(passed=len(POINTS) + 1)
     for point in POINTS:
         result.stdout.fnmatch_lines([f"*PASSED*test_it.py::test_all[[]{point}]*"])

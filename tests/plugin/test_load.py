@@ -52,14 +52,14 @@ def test_every_number_of_shards_gives_each_process_the_same_outcome(suite: Suite
     folder = suite.pytester.path
     options = ("--cb-seed=11", f"--cb-load={COUNT}")
 
-    suite.run_process(*options, "-n0", "--cb-report=out/zero.json").assert_outcomes(passed=1)
+    suite.run(*options, "-n0", "--cb-report=out/zero.json").assert_outcomes(passed=1)
     alone = told(folder, "test_orders")
     assert alone["shards"] == [[0, COUNT]]
 
     reports = [json.loads((folder / "out" / "zero.json").read_text())]
     for shards in (2, 4):
         path = f"out/{shards}.json"
-        suite.run_process(*options, f"-n{shards}", f"--cb-report={path}").assert_outcomes(passed=shards)
+        suite.run(*options, f"-n{shards}", f"--cb-report={path}").assert_outcomes(passed=shards)
         reports.append(json.loads((folder / path).read_text()))
         parts = [told(folder, f"test_orders[shard{k + 1}of{shards}]") for k in range(shards)]
         assert all(part["processes"] == alone["processes"] for part in parts)
@@ -133,7 +133,7 @@ def test_orders(cb_load):
     assert result.actual == result.predict()
 """
     )
-    suite.run_process("--cb-load=40", "--cb-seed=5").assert_outcomes(passed=1)
+    suite.run("--cb-load=40", "--cb-seed=5").assert_outcomes(passed=1)
 
 
 def test_the_workers_told_are_those_that_took_part(suite: Suite) -> None:
@@ -146,7 +146,7 @@ async def test_orders(cb_load, cb_worker_pool):
         assert many.workers == 3
 """
     )
-    suite.run_process("--cb-load=6").assert_outcomes(passed=1)
+    suite.run("--cb-load=6").assert_outcomes(passed=1)
 
 
 def test_a_second_run_of_a_test_rolls_anew_and_is_told_beside_the_first(suite: Suite) -> None:
@@ -198,7 +198,7 @@ async def test_orders(cb_load):
     await cb_load(OrderProcess, initial_data=data, workers=1, concurrency=1, processes=False)
 """
     )
-    result = suite.run_process("--cb-load=20", "-n2")
+    result = suite.run("--cb-load=20", "-n2")
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(["*ShardLostError: shard 2 of 2 failed: ValueError: no data for this one*"])
 
@@ -219,7 +219,7 @@ async def test_orders(cb_load):
 """,
         conftest="import pytest_commandbus.load\n\npytest_commandbus.load.SILENT_SECONDS = 3.0\n",
     )
-    result = suite.run_process("--cb-load=20", "-n2")
+    result = suite.run("--cb-load=20", "-n2")
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(["*ShardLostError: shard 2 of 2 was lost: its process has not been heard of for * s*"])
 
@@ -243,7 +243,7 @@ async def test_orders(cb_load):
     assert peak_kilobytes() - before < 150 * 1024
 """
     )
-    suite.run_process("--cb-load=100000", "--cb-report=out.html", "--cb-report=out.json").assert_outcomes(passed=1)
+    suite.run("--cb-load=100000", "--cb-report=out.html", "--cb-report=out.json").assert_outcomes(passed=1)
     text = (suite.pytester.path / "out.html").read_text()
     assert len(text.encode()) < 300_000
     page = Page(text)

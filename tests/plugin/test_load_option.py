@@ -87,4 +87,4 @@ def test_only_a_test_marked_load_can_use_the_fixture(suite: Suite) -> None:
 
 def test_a_load_test_without_the_fixture_is_not_split(suite: Suite) -> None:
     suite.write("@pytest.mark.load\ndef test_alone():\n    pass\n")
-    suite.run_process("--cb-load=1", "-n2").assert_outcomes(passed=1)
+    suite.run("--cb-load=1", "-n2").assert_outcomes(passed=1)

@@ -33,7 +33,7 @@ def test_broken_thresholds_fail_one_item_and_everything_is_reported(suite: Suite
 
     # the earlier report is read before the new one takes its place
     reports = ("--cb-compare=load.json", "--cb-report=load.json", "--cb-report=out/load.html", "--junit-xml=junit.xml")
-    shared = suite.run_process(*options, "-n2", *reports)
+    shared = suite.run(*options, "-n2", *reports)
     shared.assert_outcomes(passed=1, failed=1)
     shared.stdout.fnmatch_lines(
         [

@@ -79,7 +79,7 @@ def test_xdist_changes_no_outcome(suite: Suite, distribution: tuple[str, ...]):
             pathlib.Path(f"seen-{{number}}.json").write_text(json.dumps(seen))
         """
     )
-    suite.run_process("--cb-seed=42", *distribution).assert_outcomes(passed=3)
+    suite.run("--cb-seed=42", *distribution).assert_outcomes(passed=3)
     seen = [json.loads((suite.pytester.path / f"seen-{number}.json").read_text()) for number in range(3)]
     assert seen[0] == seen[1] == seen[2]
     digest = (

@@ -1,6 +1,7 @@
 """Who acts in a schedule. Each owns one connection and does one step at a time, by the bus's own verbs."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -29,7 +30,7 @@ LEASE = 30.0
 POLICY = RetryPolicy(max_attempts=3, backoff_schedule=[10, 60])
 
 
-class Actor:
+class Actor(ABC):
     """Someone who does one step at a time, and may be stopped inside of it."""
 
     def __init__(self, stage: Stage, pool: OneConnection, name: str) -> None:
@@ -40,11 +41,11 @@ class Actor:
         self.name = name
         self.task: asyncio.Task[None] | None = None
 
+    @abstractmethod
     def moves(self) -> list[Move]:
         """What it could do next."""
-        raise NotImplementedError
 
-    def crashed(self) -> None:
+    def crashed(self) -> None:  # noqa: B027 - most know nothing else
         """Forget what only the process knew."""
 
     def start(self, step: Coroutine[Any, Any, object], *, stepwise: bool) -> None:

@@ -4,8 +4,8 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, LiteralString
 
 import psycopg
@@ -137,9 +137,7 @@ class Injector:
     async def _crash_postgres(
         self, active: ActiveRule, pid: int | None, point: str | None, hit: Sequence[Passage]
     ) -> None:
-        server = self._own_server(active)
-        async with self._changing_server:
-            self._desk.begin_outage()
+        async with self._outage(active) as server:
             try:
                 await asyncio.to_thread(server.crash)
                 self._desk.record(active, point, None, hit)
@@ -148,17 +146,22 @@ class Injector:
                         await asyncio.wait_for(active.ended.wait(), active.rule.seconds)
             finally:
                 await asyncio.to_thread(server.start)
-                self._desk.end_outage()
 
     async def _restart_postgres(
         self, active: ActiveRule, pid: int | None, point: str | None, hit: Sequence[Passage]
     ) -> None:
+        async with self._outage(active) as server:
+            await asyncio.to_thread(server.restart)
+            self._desk.record(active, point, None, hit)
+
+    @asynccontextmanager
+    async def _outage(self, active: ActiveRule) -> "AsyncIterator[PrivateServer]":
+        """The test's own server, which nobody else stops or starts meanwhile; the desk knows that it may be away."""
         server = self._own_server(active)
         async with self._changing_server:
             self._desk.begin_outage()
             try:
-                await asyncio.to_thread(server.restart)
-                self._desk.record(active, point, None, hit)
+                yield server
             finally:
                 self._desk.end_outage()
 

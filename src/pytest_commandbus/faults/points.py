@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from commandbus import HandlerContext
 
 POINTS = ("after_claim", "before_handler", "after_handler", "before_settle", "after_settle_before_ack")
-"""In the order in which a command passes them.
+"""In the order in which a command passes them; one whose handler completes in a transaction passes after_handler last.
 
 after_claim: leased, nothing started. before_handler, after_handler: around the handler, whatever it does.
 before_settle: outcomes are known, the database is not told. after_settle_before_ack: they are recorded, and the worker
