@@ -1,27 +1,6 @@
-"""What the tests of every folder share: what measures coverage, and what a run prints at its end."""
-
-import os
-from collections.abc import Iterator
+"""What a run of the tests prints at its end, whichever of its processes ran them."""
 
 import pytest
-
-MEASURING = "COVERAGE_PROCESS_CONFIG"
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _measuring() -> Iterator[str | None]:
-    """What makes every Python that is started measure its coverage, taken away: a third of all the time goes there."""
-    asked = os.environ.pop(MEASURING, None)
-    yield asked
-    if asked is not None:
-        os.environ[MEASURING] = asked
-
-
-@pytest.fixture
-def measured(_measuring: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The processes that this test starts measure their coverage: for code that runs in such alone."""
-    if _measuring is not None:
-        monkeypatch.setenv(MEASURING, _measuring)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
