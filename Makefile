@@ -8,10 +8,9 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 JOBS ?= logical
 DEMO_PROCESSES ?= 10000
 DEMO_REPORT ?= build/demo-report.json
-SOAK_PROCESSES ?= 100000
-# make soak SECONDS=600 SCHEDULES=1000000: how long, and how many schedules at most, the simulator plays
+LONG_PROCESSES ?= 100000
+# make soak SECONDS=600: how long bad input, simulated schedules and the campaign of faults go on, together
 SECONDS ?= 600
-SCHEDULES ?= 1000000
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
@@ -19,14 +18,15 @@ export PIP_ROOT_USER_ACTION := ignore
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test demo bench soak lock clean
+.PHONY: help setup check format test demo bench soak long audit lock clean
 
 help:
 	@echo "make setup   build $(VENV) with everything"
 	@echo "make check   lint, format, types, import rules"
 	@echo "make test    the fast tests, in parallel, with coverage"
 	@echo "make demo    $(DEMO_PROCESSES) processes under chaos, with a printed and a written report"
-	@echo "make bench   the benchmarks; make soak: the slow tests, $(SOAK_PROCESSES) processes, simulated schedules; make format, make lock, make clean"
+	@echo "make long    the slow tests, and $(LONG_PROCESSES) processes under load; make audit, make format, make lock, make clean"
+	@echo "make bench   the benchmarks; make soak: bad input, schedules and faults for $(SECONDS) s"
 
 setup: $(STAMP)
 
@@ -67,10 +67,15 @@ bench: $(STAMP)
 	"$(BIN)/python" -m benchmarks --json build/bench/figures.json
 
 soak: $(STAMP)
+	@"$(BIN)/python" -m tests.soak --seconds $(SECONDS)
+
+long: $(STAMP)
 	@mkdir -p build
 	"$(BIN)/python" -m pytest -m slow
-	"$(BIN)/python" -m pytest tests/e2e/test_load.py -n 2 --dist worksteal --cb-load=$(SOAK_PROCESSES) --cb-report=build/soak-report.json
-	"$(BIN)/python" -m tests.soak --seconds $(SECONDS) --schedules $(SCHEDULES)
+	"$(BIN)/python" -m pytest tests/e2e/test_load.py -n 2 --dist worksteal --cb-load=$(LONG_PROCESSES) --cb-report=build/long-report.json
+
+audit:
+	@PYTHON="$(PYTHON)" .ci/audit.sh
 
 # Write constraints.txt anew from the newest versions that pyproject.toml admits.
 lock:

@@ -17,7 +17,7 @@ done
 
 environment="$PWD/clean environment" # a path with a space, as some have
 "$python" -m venv "$environment"
-"$environment/bin/python" -m pip install -qq --constraint constraints.txt "$(echo ./*.whl)[xdist]"
+"$environment/bin/python" -m pip install -qq --constraint constraints.txt "$(echo ./*.whl)[xdist${SMALL:+,web}]"
 
 cd downstream
 strict=(-p pytest_commandbus --strict-markers --strict-config -W error)
@@ -29,6 +29,12 @@ for package in (commandbus, pytest_commandbus):
         if not module.name.endswith(("__main__", ".strategies")):  # which needs an extra, and says so
             importlib.import_module(module.name)'
     "$environment/bin/commandbus" --help >/dev/null
+    "$environment/bin/python" -W error -c 'from pathlib import Path
+from commandbus import web
+files = {path.name for path in Path(web.__file__).parent.rglob("*.*")}
+assert {"htmx.min.js", "uPlot.iife.min.js", "console.css", "base.html"} <= files, files
+for name in (name for name in files if name.endswith(".html")):
+    web.Site(web.ConsoleSettings()).templates.get_template(name)'
     "$environment/bin/python" -m pytest "${strict[@]}" -n 2 --cb-load=200
     exit
 fi

@@ -31,7 +31,7 @@ _BUSY = "SELECT EXISTS (SELECT FROM commandbus.queue)"
 _POLL = 0.25  # seconds
 
 
-async def _create(dsn: str, count: int) -> float:
+async def create(dsn: str, count: int) -> float:
     """Start `count` processes; returns the seconds it took."""
     async with AsyncConnectionPool(dsn, min_size=1, max_size=2) as pool:
         batch_id = await CommandBus(pool).create_process_batch(DOMAIN, count)
@@ -48,7 +48,7 @@ def _start_worker(dsn: str, concurrency: int) -> subprocess.Popen[bytes]:
     )
 
 
-def _cpu_of_server(pid: int) -> float:
+def cpu_of_server(pid: int) -> float:
     """CPU seconds of a server and of its backends that have ended; 0 where there is no /proc."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -57,12 +57,12 @@ def _cpu_of_server(pid: int) -> float:
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
-def _cpu_of_children() -> float:
+def cpu_of_children() -> float:
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
-def _work(dsn: str, count: int, workers: int, concurrency: int) -> float:
+def work(dsn: str, count: int, workers: int, concurrency: int) -> float:
     """Let workers do all processes; returns the seconds from the first claim to the last settle."""
     started = [_start_worker(dsn, concurrency) for _ in range(workers)]
     try:
@@ -92,10 +92,10 @@ def measure(count: int, workers: int, concurrency: int, *, durable: bool) -> tup
     """Run once on a server of its own; returns (created a second, done a second)."""
     with EmbeddedPostgres(durable=durable) as server:
         migrate(server.dsn())
-        created = asyncio.run(_create(server.dsn(), count))
-        before = _cpu_of_children(), _cpu_of_server(server.pid)
-        done = _work(server.dsn(), count, workers, concurrency)
-        after = _cpu_of_children(), _cpu_of_server(server.pid)
+        created = asyncio.run(create(server.dsn(), count))
+        before = cpu_of_children(), cpu_of_server(server.pid)
+        done = work(server.dsn(), count, workers, concurrency)
+        after = cpu_of_children(), cpu_of_server(server.pid)
         micros = [(b - a) / count * 1e6 for a, b in zip(before, after, strict=True)]
         print(f"CPU a process: workers {micros[0]:.0f} us, PostgreSQL {micros[1]:.0f} us", file=sys.stderr)
         return count / created, count / done

@@ -13,6 +13,7 @@ CREATE TABLE commandbus.worker (
     started_at    timestamptz NOT NULL,
     heartbeat_at  timestamptz NOT NULL,
     alive_until   timestamptz NOT NULL,      -- ten missed heartbeats from heartbeat_at
+    stop_requested_at timestamptz,           -- it reads so with its next heartbeat, and stops gracefully
     stopped_at    timestamptz,
     claimed       bigint      NOT NULL DEFAULT 0,
     completed     bigint      NOT NULL DEFAULT 0,

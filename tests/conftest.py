@@ -1,6 +1,11 @@
-"""What a run of the tests prints at its end, whichever of its processes ran them."""
+"""What holds for every run of the tests: patience, and what is printed at the end."""
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("patient", settings(deadline=None))  # a busy machine proves nothing; in CI this holds anyway
+if settings.default is not None and settings.default.deadline is not None:
+    settings.load_profile("patient")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -53,6 +53,7 @@ from commandbus.models import (  # noqa: E402
 from commandbus.policies import RetryPolicy  # noqa: E402
 from commandbus.replies import ReplyQueue  # noqa: E402
 from commandbus.status import BusStatus, DomainStatus, status  # noqa: E402
+from commandbus.stopping import stop_workers  # noqa: E402
 from commandbus.troubleshooting import TroubleshootingQueue  # noqa: E402
 from commandbus.worker import Worker  # noqa: E402
 
@@ -108,4 +109,5 @@ __all__ = [
     "handler",
     "migrate",
     "status",
+    "stop_workers",
 ]

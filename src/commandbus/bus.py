@@ -11,7 +11,7 @@ from uuid_utils.compat import uuid7
 from commandbus._core.chunks import CHUNK, store_in_chunks
 from commandbus._core.command_sql import CommandParams
 from commandbus._core.connection import Connection, Pool, one_statement, transaction
-from commandbus._core.cursor import check_limit, dump_cursor, load_cursor
+from commandbus._core.cursor import MOST_ITEMS, check_limit, dump_cursor, load_cursor
 from commandbus.cancelling import cancel_command_batch, cancel_process_batch
 from commandbus.errors import (
     BatchNotFoundError,
@@ -275,10 +275,28 @@ class CommandBus:
             found, last = await commands.of_batch(own, query)
         return Page(found, None if last is None else dump_cursor((last,)))
 
+    async def count_batch_commands(self, batch_id: UUID, *, conn: Connection | None = None) -> dict[CommandStatus, int]:
+        """Count the commands of a COMMAND batch by status; those in flight count as PENDING.
+
+        Quicker than `get_batch`, which stores what it has counted: some 30 ms for 100,000. A status that none has is
+        left out; a batch of processes, or one that does not exist, has none.
+        """
+        async with transaction(self._pool, conn) as own:
+            return await commands.count_of_batch(own, check_id(batch_id, "batch_id"))
+
     async def get_audit_trail(self, command_id: UUID, *, conn: Connection | None = None) -> list[AuditEvent]:
         """Return a command's audit trail, oldest event first; empty when there is no such command."""
         async with one_statement(self._pool, conn) as own:
             return await commands.audit_trail(own, check_id(command_id))
+
+    async def get_audit_trails(
+        self, command_ids: Sequence[UUID], *, conn: Connection | None = None
+    ) -> dict[UUID, list[AuditEvent]]:
+        """Return the audit trails of at most 1,000 commands, as get_audit_trail gives each; none for an unknown id."""
+        if len(command_ids) > MOST_ITEMS:
+            raise ValueError(f"at most {MOST_ITEMS:,} audit trails at once, not {len(command_ids):,}")
+        async with one_statement(self._pool, conn) as own:
+            return await commands.audit_trails(own, [check_id(command_id) for command_id in command_ids])
 
     def _payload(self, request: SendRequest) -> str:
         """Check a request; returns its data as JSON text."""

@@ -19,7 +19,6 @@ from commandbus.payload import check_name
 
 _READ = (
     "now",
-    "channel",
     "queue_depth",
     "bus_status",
     "activity",
@@ -36,8 +35,8 @@ _READ = (
     "count_parked",
     "show_parked",
 )
-_SEND = ("enqueue", "start_processes")
-_ADD = {"command": "INSERT", "uncompleted": "INSERT", "queue": "INSERT", "event": "INSERT", "process": "INSERT"}
+_SEND = ("enqueue", "channel", "start_processes")
+_ADD = {"command": "INSERT", "queue": "INSERT", "event": "INSERT", "process": "INSERT"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +70,7 @@ ROLES = (
         ),
         {
             "command": "INSERT, UPDATE",
-            "uncompleted": "INSERT, DELETE",
+            "uncompleted": "INSERT",
             "queue": "INSERT, UPDATE, DELETE",
             "scheduled": "INSERT, UPDATE, DELETE",
             "troubleshooting": "INSERT",
@@ -79,14 +78,15 @@ ROLES = (
             "batch": "INSERT, UPDATE",
             "process": "INSERT, UPDATE",
             "reply": "INSERT, UPDATE, DELETE",
-            "worker": "INSERT, UPDATE, DELETE",
+            "worker": "INSERT, UPDATE",
             "worker_statistic": "INSERT, UPDATE, DELETE",
         },
     ),
     Role(
         "operator",
         (
-            *_SEND,
+            "enqueue",
+            "channel",
             "take_parked",
             "requeue",
             "cancel_processes",
@@ -96,14 +96,15 @@ ROLES = (
         ),
         {
             "command": "INSERT, UPDATE",
-            "uncompleted": "INSERT, DELETE",
+            "uncompleted": "INSERT",
             "queue": "INSERT, UPDATE, DELETE",
             "scheduled": "INSERT, UPDATE, DELETE",
             "troubleshooting": "INSERT, UPDATE, DELETE",
             "event": "INSERT",
             "batch": "UPDATE",
             "process": "UPDATE",
-            "reply": "INSERT, UPDATE, DELETE",
+            "reply": "INSERT, UPDATE",
+            "worker": "UPDATE (stop_requested_at)",
         },
     ),
     Role("auditor"),

@@ -6,7 +6,7 @@ Cheap enough to be asked every second with millions of commands stored: see the 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import Any, LiteralString
+from typing import Any, LiteralString, NamedTuple
 
 from psycopg.rows import class_row, tuple_row
 from psycopg_pool import AsyncConnectionPool
@@ -61,7 +61,10 @@ class TypeStatus:
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """A worker that runs, or that died (no heartbeat for 20 s) within the last hour; counts are since its start."""
+    """A worker that runs, or that died (no heartbeat for 20 s) within the last hour; counts are since its start.
+
+    `stop_requested_at` is set once somebody has asked it to stop.
+    """
 
     worker_id: int
     domain: str
@@ -74,6 +77,7 @@ class WorkerStatus:
     process_types: list[str]
     started_at: datetime
     heartbeat_at: datetime
+    stop_requested_at: datetime | None
     claimed: int
     completed: int
     failed: int
@@ -116,7 +120,7 @@ class BusStatus:
     """The bus as of `taken_at` (the database's wall clock), rates and latencies over `window` seconds.
 
     `waiting_replies` counts the reply rows that no consumer has acknowledged, of all domains and up to 10,000, the
-    oldest since `oldest_reply` seconds.
+    oldest since `oldest_reply` seconds. `rates`, `ran` and `waited` are those of a TypeStatus, over all that is listed.
     """
 
     taken_at: datetime
@@ -124,6 +128,9 @@ class BusStatus:
     domains: tuple[DomainStatus, ...]
     waiting_replies: int
     oldest_reply: float | None
+    rates: Rates = field(default_factory=Rates)
+    ran: Latency | None = None
+    waited: Latency | None = None
 
     def domain(self, name: str) -> DomainStatus:
         """Return one domain; nothing waits and nobody works in one that is not listed."""
@@ -146,21 +153,34 @@ async def status(conn_or_pool: Connection | Pool, domain: str | None = None, *, 
         types = await _types(own, asked, window)
         workers = await _workers(own, asked)
         ((taken_at, replies, oldest_reply),) = await _rows(own, StatusSQL.REPLIES, {"limit": COUNTED})
+    domains = tuple(
+        _domain(
+            name,
+            counts.get(name, _NOTHING),
+            [found.status for found in types if found.domain == name],
+            [worker for worker in workers if worker.domain == name],
+        )
+        for name in sorted(counts.keys() | {found.domain for found in types})
+    )
     return BusStatus(
         taken_at=taken_at,
         window=window,
-        domains=tuple(
-            _domain(
-                name,
-                counts.get(name, _NOTHING),
-                [found for of, found in types if of == name],
-                [worker for worker in workers if worker.domain == name],
-            )
-            for name in sorted(counts.keys() | {of for of, _ in types})
-        ),
+        domains=domains,
         waiting_replies=replies,
         oldest_reply=oldest_reply,
+        rates=_sum([domain.rates for domain in domains]),
+        ran=latency_of(_merged([found.ran for found in types])),
+        waited=latency_of(_merged([found.waited for found in types])),
     )
+
+
+class _Type(NamedTuple):
+    """A command type of a domain, with the histograms behind its latencies."""
+
+    domain: str
+    status: TypeStatus
+    ran: Histogram
+    waited: Histogram
 
 
 _NOTHING: tuple[Any, ...] = (0, None, 0, 0, False, 0, {})
@@ -181,24 +201,36 @@ def _domain(
         parked=parked,
         estimated=("backlog", "in_flight", "expired_leases") if is_estimated else (),
         at_least=tuple(what for what, is_capped in capped.items() if is_capped),
-        rates=Rates(*[sum(getattr(t.rates, f.name) for t in types) for f in fields(Rates)]),
+        rates=_sum([t.rates for t in types]),
         types=tuple(types),
         workers=tuple(workers),
     )
 
 
-async def _types(conn: Connection, domain: str | None, window: int) -> list[tuple[str, TypeStatus]]:
-    """What happened to each command type within the window, with its domain."""
+def _sum(rates: Sequence[Rates]) -> Rates:
+    return Rates(*[sum(getattr(one, f.name) for one in rates) for f in fields(Rates)])
+
+
+async def _types(conn: Connection, domain: str | None, window: int) -> list[_Type]:
+    """What happened to each command type within the window."""
     params = {"domain": domain, "seconds": window, "behind": BEHIND}
     found = []
     for row in await _rows(conn, StatusSQL.ACTIVITY, params):
         rates = Rates(*[float(count) / window for count in row[2:7]])
         ran, waited = Histogram.load(row[8], row[9], row[7]), Histogram.load(row[11], row[12], row[10])
-        found.append((row[0], TypeStatus(row[1], rates, _latency(ran), _latency(waited))))
+        found.append(_Type(row[0], TypeStatus(row[1], rates, latency_of(ran), latency_of(waited)), ran, waited))
     return found
 
 
-def _latency(histogram: Histogram) -> Latency | None:
+def _merged(histograms: Sequence[Histogram]) -> Histogram:
+    merged = Histogram()
+    for one in histograms:
+        merged.merge(one)
+    return merged
+
+
+def latency_of(histogram: Histogram) -> Latency | None:
+    """Summarise a histogram of seconds; None for an empty one."""
     mean, p50, p95, p99 = histogram.mean, *map(histogram.percentile, (0.5, 0.95, 0.99))
     if mean is None or p50 is None or p95 is None or p99 is None:
         return None

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from statistics import NormalDist
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from commandbus.errors import CommandBusError, InvalidPayloadError
@@ -75,7 +75,7 @@ class CommandBehavior(BaseModel):
     max_duration_ms: Milliseconds = 0
     error_code: Annotated[str, Field(min_length=1)] | None = None
     error_message: str | None = None
-    send_response: bool = True
+    send_response: StrictBool = True
     response_data: dict[str, Any] | None = None
 
     @model_validator(mode="after")

@@ -37,7 +37,7 @@ class Snapshot:
     """A load run at a moment: how many processes it shall have, are created, have ended or are parked.
 
     commands: that the workers of its test have settled for good or parked, as of their heartbeats. seconds: wall time
-    since the run began. skipped: seconds of waiting that took no real time.
+    since the run began. skipped: seconds of waiting that took no real time. unit: what else than processes is counted.
     """
 
     total: int
@@ -47,6 +47,7 @@ class Snapshot:
     commands: int
     seconds: float
     skipped: float
+    unit: str = "processes"
 
     @property
     def percentage(self) -> int:
@@ -91,7 +92,7 @@ def rates(snapshot: Snapshot, speed: Pace) -> list[str]:
     """How fast the run goes: its processes once one has ended (or while they are created), and its commands."""
     told = []
     if snapshot.done or phase(snapshot) == "creating":
-        told.append(f"{number(speed.per_second)} processes/s")
+        told.append(f"{number(speed.per_second)} {snapshot.unit}/s")
     if speed.commands_per_second:
         told.append(f"{number(speed.commands_per_second)} commands/s")
     return told

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from commandbus import BatchCommand, BatchNotFoundError, BatchStatus, BusinessRuleError, PermanentCommandError
+from commandbus import (
+    BatchCommand,
+    BatchNotFoundError,
+    BatchStatus,
+    BusinessRuleError,
+    CommandStatus,
+    PermanentCommandError,
+)
 from commandbus.models import BatchType
 from commandbus.process import ProcessRepository, ProcessStatus
 from tests.integration.process_kit import make_manager, open_hand, operators
@@ -74,12 +81,19 @@ async def test_a_command_batch_counts_each_kind_of_end(bench: Bench) -> None:
         assert (batch.status, counts(batch)) == (BatchStatus.IN_PROGRESS, (0, 0, 0, 0))
         assert batch.started_at is not None
         assert [claimed.ordinal for claimed in claims] == [0, 1, 2, 3, 4]
+        assert await bench.bus.count_batch_commands(batch_id) == {CommandStatus.PENDING: 5}
         await hand.settle(*zip(claims, [{}, REFUSED, BROKEN, BROKEN, {}], strict=True))
         batch = await bench.bus.get_batch(bench.domain, batch_id)
         assert (batch.status, counts(batch), batch.completed_at) == (BatchStatus.IN_PROGRESS, (2, 1, 0, 2), None)
         await operators(bench).operator_cancel(ids[2])
         await operators(bench).operator_retry(ids[3])
         assert counts(await bench.bus.get_batch(bench.domain, batch_id)) == (2, 1, 1, 0)
+        assert await bench.bus.count_batch_commands(batch_id) == {
+            CommandStatus.PENDING: 1,
+            CommandStatus.COMPLETED: 2,
+            CommandStatus.FAILED: 1,
+            CommandStatus.CANCELED: 1,
+        }
         await hand.turn({})
     last = (await bench.bus.get_command(ids[3])).completed_at
     await bench.skip(3_600)

@@ -34,6 +34,14 @@ async def started(bench: Bench, manager: Any, count: int) -> UUID:
     return batch_id
 
 
+@pytest.fixture(params=["few", "many"])
+def _size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches are small ones, whose processes are all sorted for a page, or large ones, which are walked through."""
+    if request.param == "many":
+        monkeypatch.setattr(repository, "_FEW", 0)
+
+
+@pytest.mark.usefixtures("_size")
 async def test_a_batch_is_listed_in_pages(bench: Bench) -> None:
     manager, repo = make_manager(bench), ProcessRepository(bench.pool)
     batch_id, other = await started(bench, manager, 7), await started(bench, manager, 2)
@@ -43,6 +51,17 @@ async def test_a_batch_is_listed_in_pages(bench: Bench) -> None:
     assert await pages(repo, batch_id=uuid4()) == [[]]
 
 
+async def test_the_newest_first(bench: Bench) -> None:
+    manager, repo = make_manager(bench), ProcessRepository(bench.pool)
+    batch_id = await started(bench, manager, 5)
+    await started(bench, make_manager(bench, process_type="another"), 1)
+    found = await pages(repo, domain=bench.domain, process_type=manager.process_type, newest_first=True, limit=2)
+    assert [ordinal for page in found for ordinal in page] == [4, 3, 2, 1, 0]
+    with pytest.raises(ValueError, match="leave newest_first out"):
+        await repo.list_processes(batch_id, newest_first=True)
+
+
+@pytest.mark.usefixtures("_size")
 async def test_a_listing_by_status_and_type(bench: Bench) -> None:
     manager, repo = make_manager(bench), ProcessRepository(bench.pool)
     batch_id = await started(bench, manager, 5)
@@ -58,6 +77,7 @@ async def test_a_listing_by_status_and_type(bench: Bench) -> None:
 
 async def test_a_call_looks_at_no_more_than_it_may(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(repository, "_MOST_LOOKED_AT", 3)
+    monkeypatch.setattr(repository, "_FEW", 0)
     manager, repo = make_manager(bench), ProcessRepository(bench.pool)
     batch_id = await started(bench, manager, 7)
     async with open_hand(bench, manager) as hand:

@@ -16,6 +16,7 @@ from psycopg_pool import AsyncConnectionPool
 from commandbus import BatchStatus, BatchType, CommandBus, CommandStatus, ReplyQueue, SendRequest
 from commandbus._core.process_sql import ProcessSQL
 from commandbus.migrate import migrate
+from commandbus.process import ProcessRepository, ProcessStatus, repository
 from tests.integration.process_kit import open_hand
 from tests.integration.servers import Server
 from tests.integration.test_plans import WATCH, nodes, parsed, touched
@@ -25,6 +26,7 @@ LIMIT = 20
 LANES = 6  # each command type of each domain
 BEGIN = datetime(2026, 5, 1, tzinfo=UTC)
 BATCH = UUID("01980000-0000-7000-8000-000000000000")
+PROCESSES = UUID("01980000-0000-7000-8000-000000000001")
 TABLES = ("command", "queue", "scheduled", "troubleshooting", "uncompleted", "reply", "batch", "process")
 
 NARROW = """
@@ -75,10 +77,15 @@ FILL = (
      WHERE place = 'IN_TROUBLESHOOTING_QUEUE'""",
     """
     INSERT INTO commandbus.process (process_id, domain, process_type, status, current_step, state, command_id, visits,
-                                    created_at, updated_at)
-    SELECT command_id, domain, 'Order', 'WAITING_FOR_REPLY', 'Reserve', '{}', command_id, '{"Reserve": 1}', created_at,
-           created_at
+                                    created_at, updated_at, batch_id)
+    SELECT command_id, domain, 'Order', CASE WHEN n %% 1000 = 5 THEN 'FAILED' ELSE 'WAITING_FOR_REPLY' END, 'Reserve',
+           '{}', command_id, '{"Reserve": 1}', created_at, created_at,
+           CASE WHEN n > %(count)s / 4 THEN %(processes)s::uuid END
       FROM new WHERE n <= %(count)s / 2 AND n %% 10 = 5""",
+    """
+    INSERT INTO commandbus.batch (batch_id, domain, batch_type, status, total_count, created_at)
+    VALUES (%(processes)s, 'orders', 'PROCESS', 'IN_PROGRESS', %(count)s / 40,
+            %(begin)s + %(count)s / 4 * interval '1 second')""",
     """
     INSERT INTO commandbus.reply (reply_to, command_id, process_id, outcome, created_at, epoch, lease_until)
     SELECT CASE WHEN n %% 2 = 0 THEN 'shop' ELSE 'process:Order' END, command_id,
@@ -129,7 +136,9 @@ def fill(dsn: str, count: int, *, most: int) -> Filled:
                 conn.execute(function)
         for statement in FILL:
             with psycopg.ClientCursor(conn) as cursor:
-                cursor.execute(statement.encode(), {"begin": BEGIN, "count": count, "batch_id": BATCH})
+                cursor.execute(
+                    statement.encode(), {"begin": BEGIN, "count": count, "batch_id": BATCH, "processes": PROCESSES}
+                )
     return Filled(dsn, count, most)
 
 
@@ -275,6 +284,27 @@ async def check_batches(filled: Filled) -> None:
             await check(filled, lambda b, c: b.list_batches(None, kind, ended, LIMIT, conn=c), 3 * filled.most)  # noqa: B023
 
 
+async def check_processes(filled: Filled, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that is full at once costs a page, a search what one call may look at, a batch's a few more."""
+    monkeypatch.setattr(repository, "_MOST_LOOKED_AT", filled.most)
+    monkeypatch.setattr(repository, "_FEW", filled.most // 10)
+    processes, page, search = ProcessRepository(None), 4 * LIMIT, 2.2 * filled.most  # type: ignore[arg-type]
+
+    async def found(most: float, *filters: Any, **options: Any) -> int:
+        options |= {"limit": LIMIT}
+        listed = await check(filled, lambda _, c: processes.list_processes(*filters, **options, conn=c), most, before=6)
+        return len(listed.items)
+
+    few = filled.most // 10 + 1
+    for newest_first in (False, True):
+        assert await found(page, newest_first=newest_first) == LIMIT
+        assert await found(2.2 * page + search, None, ProcessStatus.CANCELED, newest_first=newest_first) == 0
+    assert await found(few + page, PROCESSES) == LIMIT
+    assert await found(few + page + 11 * LIMIT, PROCESSES, ProcessStatus.WAITING_FOR_REPLY) == LIMIT
+    assert await found(few + page, PROCESSES, ProcessStatus.FAILED) == min(LIMIT, filled.count // 4000)
+    assert await found(few + search, PROCESSES, None, "Another") == 0
+
+
 async def check_replies(filled: Filled) -> None:
     leased = 50  # at the head, which every receive has to pass
     queue = ReplyQueue(None, "shop")  # type: ignore[arg-type]
@@ -312,15 +342,19 @@ async def check_all(filled: Filled, *, analyzed: bool) -> None:
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("analyzed", [False, True], ids=["never analyzed", "analyzed"])
-async def test_a_page_costs_a_page(few: Filled, analyzed: bool) -> None:
+async def test_a_page_costs_a_page(few: Filled, analyzed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     await check_all(few, analyzed=analyzed)
+    await check_processes(few, monkeypatch)
 
 
 @pytest.mark.slow
 @pytest.mark.asyncio
 @pytest.mark.parametrize("analyzed", [False, True], ids=["never analyzed", "analyzed"])
-async def test_a_page_costs_a_page_among_a_million(many: Filled, analyzed: bool) -> None:
+async def test_a_page_costs_a_page_among_a_million(
+    many: Filled, analyzed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await check_all(many, analyzed=analyzed)
+    await check_processes(many, monkeypatch)
 
 
 @pytest.mark.asyncio

@@ -24,13 +24,16 @@ from commandbus import (
     PermanentCommandError,
     SendRequest,
     TransientCommandError,
+    stop_workers,
 )
 from commandbus.auditor import audit
 from commandbus.cli import main
 from commandbus.errors import SchemaError
 from commandbus.migrate import migrate
+from commandbus.process import ProcessReplyRouter
 from commandbus.prune import prune
 from commandbus.replies import ReplyQueue
+from commandbus.repositories import queue, workers
 from commandbus.roles import ROLES, create_roles
 from commandbus.status import status
 from tests.integration.process_kit import Hand, make_manager, open_hand, operators, steps_of
@@ -73,6 +76,9 @@ class Scene:
         while claims := await self.hand.claim(100):
             await self.hand.settle(*[(claimed, {}) for claimed in claims])
 
+
+# Called for very many live commands only.
+LEASED = "SELECT * FROM commandbus.find_leased_commands(%s, NULL, '-infinity', 'infinity', 0, 10)"
 
 Verb = Callable[[Scene], Awaitable[Any]]
 VERBS: dict[str, tuple[frozenset[str], Verb]] = {}
@@ -151,6 +157,18 @@ async def work(scene: Scene) -> None:
         await eventually(lambda: _has_moved(scene, process_id), "the next step of the process")
 
 
+@verb(WORKER)
+async def work_by_hand(scene: Scene) -> None:
+    """What a worker does seldom: it gives back, routes replies that wait, and forgets old statistics."""
+    await scene.drained()
+    await scene.owner.send("Reserve")
+    async with open_hand(scene.bench, scene.manager) as hand:
+        claims = await hand.claim()
+        await queue.release(hand.conn, scene.bench.domain, hand.worker_id, claims)
+        await workers.forget(hand.conn)
+        await ProcessReplyRouter([scene.manager]).route(hand.conn)
+
+
 async def _has_moved(scene: Scene, process_id: UUID) -> bool | None:
     return len(await steps_of(scene.owner, process_id)) > 1 or None
 
@@ -188,6 +206,11 @@ async def cancel_batch(scene: Scene) -> None:
     await scene.bus.cancel_batch(scene.bench.domain, batch_id, operator="ann")
 
 
+@verb(OPERATOR, WORKER)
+async def stop(scene: Scene) -> None:
+    await stop_workers(scene.bench.pool, scene.bench.domain)
+
+
 @verb(*EVERYBODY)
 async def read(scene: Scene) -> None:
     command_id = await scene.owner.send("Reserve")
@@ -195,8 +218,12 @@ async def read(scene: Scene) -> None:
     assert await scene.bus.get_audit_trail(command_id)
     for state in CommandStatus:
         await scene.bus.query_commands(status=state, domain=scene.bench.domain)
+    batch_id = await scene.owner.bus.create_batch(scene.owner.domain, [BatchCommand("Reserve", uuid4(), {})])
+    assert (await scene.bus.list_batch_commands(batch_id)).items
     await scene.bus.list_batches(scene.bench.domain)
     await operators(scene.bench).list_troubleshooting(scene.bench.domain)
+    await operators(scene.bench).count_troubleshooting(scene.bench.domain)
+    await scene.bench.execute(LEASED, scene.bench.domain)
     assert (await status(scene.bench.pool)).domain(scene.bench.domain).backlog
     async with scene.bench.pool.connection() as conn:
         await audit(conn, domains=[scene.bench.domain])
@@ -243,7 +270,7 @@ def prefix(owner: Bench) -> Iterator[str]:
 @asynccontextmanager
 async def acting(owner: Bench, role: str) -> AsyncIterator[Scene]:
     """A scene in which this role of the database acts."""
-    dsn = make_conninfo(owner.dsn, options=f"-c role={role}")
+    dsn = make_conninfo(owner.dsn, application_name=role, options=f"-c track_functions=all -c role={role}")
     owners_manager = make_manager(owner)
     async with (
         AsyncConnectionPool(dsn, min_size=1, max_size=10, open=False) as pool,
@@ -253,9 +280,41 @@ async def acting(owner: Bench, role: str) -> AsyncIterator[Scene]:
         yield Scene(bench, make_manager(bench), owner, owners_manager, hand)
 
 
+# Who has written what, told by triggers: a statement that writes needs its privilege also when it finds no row.
+WATCH = """
+    CREATE TABLE public.used (role text, privilege text, relation text);
+    CREATE FUNCTION public.watch() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+    BEGIN
+        INSERT INTO public.used VALUES (current_setting('role'), TG_OP, TG_TABLE_NAME);
+        RETURN NULL;
+    END $$;
+    DO $$
+    DECLARE name text;
+    BEGIN
+        FOR name IN SELECT relname FROM pg_class WHERE relnamespace = 'commandbus'::regnamespace AND relkind = 'r' LOOP
+            EXECUTE format('CREATE TRIGGER watch BEFORE INSERT OR UPDATE OR DELETE ON commandbus.%%I'
+                           ' EXECUTE FUNCTION public.watch()', name);
+        END LOOP;
+    END $$"""
+
+# What a role was granted, and nobody saw it use; of the functions those that its sessions called are counted.
+UNUSED = """
+    SELECT x.privilege_type, c.relname FROM pg_class c, aclexplode(c.relacl) x
+     WHERE c.relnamespace = 'commandbus'::regnamespace AND x.grantee = %(role)s::text::regrole
+       AND x.privilege_type <> 'SELECT'
+    EXCEPT SELECT privilege, relation FROM public.used WHERE role = %(role)s::text
+    UNION ALL
+    SELECT 'EXECUTE', p.proname FROM pg_proc p, aclexplode(p.proacl) x
+     WHERE p.pronamespace = 'commandbus'::regnamespace AND x.grantee = %(role)s::text::regrole
+       AND NOT EXISTS (SELECT FROM pg_stat_user_functions f WHERE f.funcid = p.oid)
+     ORDER BY 1, 2"""
+
+
 @pytest.mark.parametrize("role", sorted(EVERYBODY))
 async def test_a_role_does_its_verbs_and_no_others(owner: Bench, prefix: str, role: str) -> None:
+    """Nor is it granted what none of its verbs needs."""
     await asyncio.to_thread(create_roles, owner.dsn, prefix=prefix)
+    await owner.execute(WATCH)  # type: ignore[arg-type]
     wrong = []
     async with acting(owner, f"{prefix}_{role}") as scene:
         for name, (roles, act) in VERBS.items():
@@ -268,6 +327,45 @@ async def test_a_role_does_its_verbs_and_no_others(owner: Bench, prefix: str, ro
                 if role not in roles:
                     wrong.append(f"{name} was allowed")
     assert not wrong, "\n".join(wrong)
+
+    granted_for_nothing = [
+        (privilege, name)
+        for privilege, name in await unused_by(owner, f"{prefix}_{role}")
+        if not await is_needed(owner, prefix, role, privilege, name)
+    ]
+    assert granted_for_nothing == []
+
+
+async def unused_by(owner: Bench, role: str) -> list[tuple[str, str]]:
+    """What nobody saw the role use: its sessions have told what they called once they are gone."""
+
+    async def gone() -> bool | None:
+        sessions = "SELECT 1 FROM pg_stat_activity WHERE application_name = %s"
+        return not await owner.execute(sessions, role) or None
+
+    await eventually(gone, "the end of the role's sessions", patience=60)
+    async with owner.pool.connection() as conn:
+        return list(await (await conn.execute(UNUSED, {"role": role})).fetchall())
+
+
+async def is_needed(owner: Bench, prefix: str, role: str, privilege: str, name: str) -> bool:
+    """Whether some verb of the role is refused without it: what is locked or inlined is not seen to be used."""
+    what = "FUNCTION" if privilege == "EXECUTE" else "TABLE"
+    grantee, thing = sql.Identifier(f"{prefix}_{role}"), sql.Identifier("commandbus", name)
+    words = {"privilege": sql.SQL(privilege), "kind": sql.SQL(what), "thing": thing, "role": grantee}
+    async with owner.pool.connection() as conn:
+        await conn.execute(sql.SQL("REVOKE {privilege} ON {kind} {thing} FROM {role}").format(**words))
+    try:
+        async with acting(owner, f"{prefix}_{role}") as scene:
+            for verb_name, (roles, act) in VERBS.items():
+                if role in roles and verb_name != "work":  # a worker that is refused something waits for another
+                    await act(scene)
+    except InsufficientPrivilege:
+        return True
+    finally:
+        async with owner.pool.connection() as conn:
+            await conn.execute(sql.SQL("GRANT {privilege} ON {kind} {thing} TO {role}").format(**words))
+    return False
 
 
 async def test_every_function_is_somebodys_and_none_is_everybodys(owner: Bench, prefix: str) -> None:

@@ -242,6 +242,14 @@ async def test_percentiles_of_workers_and_seconds_add_up_to_those_of_all(
     assert row is not None
     for ours, theirs in zip((found.ran.p50, found.ran.p95, found.ran.p99), row[0], strict=True):
         assert ours == pytest.approx(theirs, rel=RELATIVE_ERROR + 0.01, abs=SHORTEST)
+    counts = await told_time(conn, await registered(bench, conn))
+    counts.add_outcomes([("B", "COMPLETED", 1e4)] * len(raw))
+    await workers.heartbeat(conn, worker_id, counts, stopped=True)
+    await aged(bench)
+    both = await status(bench.pool, bench.domain)
+    assert both.ran is not None
+    assert (both.ran.count, both.ran.p99) == (2 * len(raw), pytest.approx(1e4, rel=RELATIVE_ERROR))
+    assert both.rates.completed == pytest.approx(2 * len(raw) / both.window)
 
 
 async def test_a_heartbeat_whose_answer_was_lost_stores_nothing_twice(

@@ -11,6 +11,7 @@ from pytest_commandbus.faults.points import POINTS
 from pytest_commandbus.faults.rules import is_hit, rule_of
 from pytest_commandbus.faults.session import NeverInjectedError
 from pytest_commandbus.run import RUN
+from tests.integration.worker_kit import eventually
 
 from .conftest import Suite
 from .shop import OrderProcess
@@ -124,7 +125,11 @@ async def test_a_slow_network_and_an_old_snapshot_hold_nothing_up_for_good(
             batch = await cb_process_batch(OrderProcess, count=5)
             await batch.complete()
         assert [i.kind for i in cb_faults.injected] == ["network", "old_snapshot"]
-    assert await one(cb_pool, held) == 0
+
+    async def released() -> bool | None:
+        return await one(cb_pool, held) == 0 or None
+
+    await eventually(released, "the end of the session that held it", patience=60)
 
 
 async def test_a_full_disk_changes_no_state_and_is_recovered_from(cb_worker_pool, cb_process_batch, cb_faults):

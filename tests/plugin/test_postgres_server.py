@@ -199,6 +199,15 @@ def test_programs_that_the_account_cannot_read_are_copied(
     assert find_binaries(account) == server.binaries
 
 
+def test_the_environment_names_other_programs(short_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = find_binaries(server_account())
+    monkeypatch.setenv("CB_POSTGRES_PROGRAMS", str(usual.directory / ".." / "bin"))
+    assert find_binaries(server_account()).directory.samefile(usual.directory)
+    monkeypatch.setenv("CB_POSTGRES_PROGRAMS", str(short_directory))
+    with pytest.raises(PostgresError, match="can run no PostgreSQL program in"):
+        EmbeddedPostgres().start()
+
+
 def test_a_crash_keeps_committed_rows_and_a_restart_too() -> None:
     with EmbeddedPostgres(crash_safe=True) as server:
         assert query(server.dsn(), "SHOW full_page_writes") == [("on",)]

@@ -15,8 +15,10 @@ import pytest
 import commandbus
 import commandbus.process
 import commandbus.sync
+import commandbus.web
 from commandbus.auditor import audit
 from commandbus.cli import main
+from commandbus.history import history
 from commandbus.migrate import migrate
 from commandbus.prune import prune
 from commandbus.status import status
@@ -27,7 +29,9 @@ REFERENCE = {page.name: page.read_text(encoding="utf-8") for page in (DOCS / "re
 ALL = "\n".join(REFERENCE.values())
 
 
-@pytest.mark.parametrize("module", [commandbus, commandbus.process, commandbus.sync], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "module", [commandbus, commandbus.process, commandbus.sync, commandbus.web], ids=lambda m: m.__name__
+)
 def test_every_public_name_is_in_the_reference(module: Any):
     missing = [name for name in module.__all__ if not re.search(rf"`[^`]*\b{name}\b[^`]*`|^#+ .*\b{name}\b", ALL, re.M)]
     assert missing == []
@@ -35,7 +39,9 @@ def test_every_public_name_is_in_the_reference(module: Any):
 
 def test_every_field_of_every_value_is_in_the_reference():
     """The word alone is looked for: that it stands at its class is for a reader to see."""
-    values = [getattr(module, name) for module in (commandbus, commandbus.process) for name in module.__all__]
+    values = [
+        getattr(module, name) for module in (commandbus, commandbus.process, commandbus.web) for name in module.__all__
+    ]
     words = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]*)`", ALL))))
     for value in filter(dataclasses.is_dataclass, values):
         assert {field.name for field in dataclasses.fields(value)} - words == set(), value.__name__
@@ -55,6 +61,7 @@ def test_every_field_of_every_value_is_in_the_reference():
         ("process-manager.md", commandbus.process.BaseProcessManager),
         ("process-manager.md", commandbus.process.ProcessReplyRouter),
         ("process-manager.md", commandbus.process.ProcessRepository),
+        ("web.md", commandbus.web.Site),
     ],
     ids=lambda value: getattr(value, "__name__", value),
 )
@@ -79,11 +86,14 @@ def test_every_method_is_told_with_its_parameters(page: str, subject: type[Any])
         ("process-manager.md", commandbus.process.ProcessCommand),
         ("process-manager.md", commandbus.process.ProcessReplyRouter),
         ("process-manager.md", commandbus.process.ProcessRepository),
+        ("status.md", history),
         ("status.md", status),
         ("sync.md", commandbus.sync.SyncCommandBus),
         ("sync.md", commandbus.sync.connect),
         ("troubleshooting-queue.md", commandbus.TroubleshootingFilter),
         ("troubleshooting-queue.md", commandbus.TroubleshootingQueue),
+        ("web.md", commandbus.web.create_console),
+        ("web.md", commandbus.web.serve),
         ("worker.md", commandbus.App),
         ("worker.md", commandbus.RetryPolicy),
         ("worker.md", commandbus.handler),
@@ -118,13 +128,16 @@ def parse_parameters(text: str) -> list[tuple[str, bool, Any]] | None:
     try:
         arguments = ast.parse(f"def told({text}): ...").body[0].args  # type: ignore[attr-defined]
         defaults = [ast.literal_eval(d) for d in arguments.defaults]
-        positional: list[Any] = [inspect.Parameter.empty] * (len(arguments.args) - len(defaults)) + defaults
+        named = [*arguments.posonlyargs, *arguments.args]
+        positional: list[Any] = [inspect.Parameter.empty] * (len(named) - len(defaults)) + defaults
         keyword = [inspect.Parameter.empty if d is None else ast.literal_eval(d) for d in arguments.kw_defaults]
     except (SyntaxError, ValueError):  # an example's call
         return None
     return [
-        *((a.arg, False, d) for a, d in zip(arguments.args, positional, strict=True)),
+        *((a.arg, False, d) for a, d in zip(named, positional, strict=True)),
+        *((a.arg, False, inspect.Parameter.empty) for a in (arguments.vararg,) if a),
         *((a.arg, True, d) for a, d in zip(arguments.kwonlyargs, keyword, strict=True)),
+        *((a.arg, False, inspect.Parameter.empty) for a in (arguments.kwarg,) if a),
     ]
 
 
@@ -145,7 +158,7 @@ def subcommands(group: click.Group, path: str) -> Iterator[tuple[str, click.Comm
 
 def test_every_option_of_the_command_line_is_told():
     text = REFERENCE["command-line.md"]
-    headed = re.compile(r"^## `(commandbus(?: [a-z]+)+)[^`]*`\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+    headed = re.compile(r"^## `(commandbus(?: [a-z-]+)+)[^`]*`\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
     sections = dict(headed.findall(text))
     known = dict(subcommands(main, "commandbus"))
     assert sections.keys() == known.keys()

@@ -137,7 +137,7 @@ def test_the_metadata_says_what_it_is_for_and_which_extras_there_are(sdist: Path
     classifiers = told.get_all("Classifier")
     assert {"Framework :: Pytest", "Framework :: AsyncIO", "Typing :: Typed"} <= set(classifiers)
     assert (told["Requires-Python"], told["License-Expression"]) == (">=3.11", "MIT")
-    assert set(told.get_all("Provides-Extra")) == {"xdist", "hypothesis", "container", "demo", "dev"}
+    assert set(told.get_all("Provides-Extra")) == {"xdist", "hypothesis", "container", "demo", "web", "dev"}
     for extra, needed in (("xdist", "pytest-xdist"), ("hypothesis", "hypothesis"), ("container", "testcontainers")):
         lines = [line for line in told.get_all("Requires-Dist") if line.endswith(f"extra == '{extra}'")]
         assert any(line.startswith(needed) for line in lines), extra

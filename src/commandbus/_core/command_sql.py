@@ -56,9 +56,18 @@ class CommandSQL:
          ORDER BY ordinality"""
     ).format(columns=SQL(COLUMNS))
 
-    AUDIT_TRAIL = """
+    _EVENTS = SQL("""
         SELECT event_id, command_id, type, ts, epoch, worker_id, attempt, max_attempts, lease_until, details::text
-          FROM commandbus.event WHERE command_id = %(command_id)s ORDER BY event_id"""
+          FROM commandbus.event WHERE {condition} ORDER BY command_id, event_id""")
+    AUDIT_TRAIL = _EVENTS.format(condition=SQL("command_id = %(command_id)s"))
+    AUDIT_TRAILS = _EVENTS.format(condition=SQL("command_id = ANY(%(command_ids)s)"))
+
+    # How many commands of a batch there are, and how many have each status that is stored but PENDING, which one in
+    # flight is too. Not by GROUP BY: without statistics it would sort all of them.
+    COUNT_OF_BATCH = """
+        SELECT count(*), count(*) FILTER (WHERE status = 'COMPLETED'), count(*) FILTER (WHERE status = 'FAILED'),
+               count(*) FILTER (WHERE status = 'CANCELED'), count(*) FILTER (WHERE status = 'IN_TROUBLESHOOTING_QUEUE')
+          FROM commandbus.command WHERE batch_id = %(batch_id)s"""
 
 
 class CommandParsers:

@@ -52,27 +52,6 @@ class ProcessSQL:
          ORDER BY ordinal, process_id LIMIT %(limit)s OFFSET %(offset)s"""
     ).format(columns=SQL(SELECT_COLUMNS))
 
-    # A page of processes in the order in which they were started, out of the next `most` ones, of the batch or of all.
-    # First where that look ended, and at how many; one row without a process when none fits.
-    LIST = SQL(
-        """
-        WITH looked AS MATERIALIZED (
-            SELECT process_id, (%(status)s::text IS NULL OR status = %(status)s)
-                               AND (%(process_type)s::text IS NULL OR process_type = %(process_type)s) AS fits
-              FROM commandbus.process
-             WHERE process_id > %(after)s AND {conditions}
-             ORDER BY process_id LIMIT %(most)s
-        ), page AS (
-            SELECT process_id FROM looked WHERE fits ORDER BY process_id LIMIT %(limit)s
-        )
-        SELECT (SELECT process_id FROM looked ORDER BY process_id DESC LIMIT 1), (SELECT count(*) FROM looked), found.*
-          FROM (SELECT) once
-          LEFT JOIN (SELECT {columns} FROM page JOIN commandbus.process USING (process_id)) found ON true
-         ORDER BY found.process_id"""
-    )
-    LIST_ALL = LIST.format(columns=SQL(SELECT_COLUMNS), conditions=SQL("true"))
-    LIST_OF_BATCH = LIST.format(columns=SQL(SELECT_COLUMNS), conditions=SQL("batch_id = %(batch_id)s"))
-
     ADVANCE = "SELECT commandbus.advance_processes(%(advances)s::json)"
 
     # The completed forward steps of processes that begin to compensate, in the order in which they ended.

@@ -22,7 +22,8 @@ class WorkerSQL:
          CROSS JOIN LATERAL unnest(w.command_types) AS t (command_type)
          WHERE own.worker_id = %(worker_id)s AND NOT t.command_type = ANY (own.command_types)"""
 
-    # Stores what was done, each second once, whatever number of times it is sent; tells the time, and others' types.
+    # Stores what was done, each second once, whatever number of times it is sent; tells the time, others' types, and
+    # whether the worker is to stop.
     HEARTBEAT = SQL(
         """
         WITH beat AS (
@@ -32,7 +33,7 @@ class WorkerSQL:
                    parked = %(parked)s, dropped = %(dropped)s,
                    stopped_at = CASE WHEN %(stopped)s THEN clock_timestamp() END
              WHERE worker_id = %(worker_id)s
-            RETURNING worker_id
+            RETURNING worker_id, stop_requested_at IS NOT NULL AS is_to_stop
         ), stored AS (
             INSERT INTO commandbus.worker_statistic (
                    second, worker_id, command_type, claimed, completed, failed, retried, parked,
@@ -47,7 +48,8 @@ class WorkerSQL:
                    wait_seconds double precision, wait_buckets smallint[], wait_counts integer[])
             ON CONFLICT DO NOTHING
         )
-        SELECT extract(epoch FROM clock_timestamp())::float8, ARRAY({others_types})"""
+        SELECT extract(epoch FROM clock_timestamp())::float8, ARRAY({others_types}),
+               coalesce((SELECT is_to_stop FROM beat), false)"""
     ).format(others_types=SQL(OTHERS_TYPES))
 
     # Drops old statistics of all workers, dead ones too; skips what another worker is dropping.
@@ -58,6 +60,15 @@ class WorkerSQL:
                  WHERE o.second < clock_timestamp() - %(kept)s
                  ORDER BY o.second LIMIT 10000 FOR UPDATE SKIP LOCKED) old
          WHERE (s.second, s.worker_id, s.command_type) = (old.second, old.worker_id, old.command_type)"""
+
+    # Asks live workers to stop: those of a domain, those with these ids, or all; one that was asked before stays so.
+    REQUEST_STOP = """
+        UPDATE commandbus.worker
+           SET stop_requested_at = coalesce(stop_requested_at, clock_timestamp())
+         WHERE stopped_at IS NULL AND alive_until > clock_timestamp()
+           AND (domain = %(domain)s OR %(domain)s::text IS NULL)
+           AND (worker_id = ANY (%(worker_ids)s) OR %(worker_ids)s::integer[] IS NULL)
+        RETURNING worker_id"""
 
     # Whether some live worker handles a command type.
     HANDLES = """

@@ -12,9 +12,11 @@ import click
 
 from commandbus.cli.audit import audit
 from commandbus.cli.batch import batch
+from commandbus.cli.console import console, console_password
 from commandbus.cli.migrate import migrate
 from commandbus.cli.prune import prune
 from commandbus.cli.status import status
+from commandbus.cli.stop import stop
 from commandbus.cli.tsq import tsq
 from commandbus.cli.worker import worker
 
@@ -51,5 +53,5 @@ def main() -> None:
     """
 
 
-for command in (migrate, worker, status, tsq, batch, audit, prune):
+for command in (migrate, worker, stop, status, tsq, batch, audit, prune, console, console_password):
     main.add_command(command)

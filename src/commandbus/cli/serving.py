@@ -146,7 +146,7 @@ def made_by(factory: Callable[[Pool], Any], reference: str, pool: Pool) -> Middl
 
 
 async def _run(workers: Sequence[Worker], announce: Callable[[], None], line: Line | None) -> None:
-    """Run the workers until a signal or the supervisor's word, or until one ends by itself, which is a Failure."""
+    """Run the workers until a signal, the supervisor's word, or all were asked to stop; that one dies is a Failure."""
     stopping = asyncio.Event()
     if line is not None:
         line.watch(lambda: _stop(stopping, "the supervisor asks, or has gone"))
@@ -154,7 +154,7 @@ async def _run(workers: Sequence[Worker], announce: Callable[[], None], line: Li
     ready = asyncio.create_task(_announced(workers, announce))
     asked = asyncio.create_task(stopping.wait())
     with Signals(lambda number: _stop(stopping, number.name), _ending_at_once):
-        await asyncio.wait([*tasks, asked], return_when=asyncio.FIRST_COMPLETED)
+        await _until_the_end(tasks, asked)
         ready.cancel()
         asked.cancel()
         await asyncio.gather(*(w.stop(None if stopping.is_set() else _GIVE_UP) for w in workers))
@@ -165,6 +165,18 @@ async def _run(workers: Sequence[Worker], announce: Callable[[], None], line: Li
             _log.error("a worker died", exc_info=death)
     if deaths:
         raise Failure(f"a worker died: {type(deaths[0]).__name__}: {deaths[0]}")
+    if line is not None and not stopping.is_set():
+        line.say_done()
+
+
+async def _until_the_end(tasks: Sequence[asyncio.Task[None]], asked: asyncio.Task[Any]) -> None:
+    """Wait until somebody asks, a worker dies, or all have ended: one that was asked to stop ends alone."""
+    running = set(tasks)
+    while running and not asked.done():
+        done, _ = await asyncio.wait([*running, asked], return_when=asyncio.FIRST_COMPLETED)
+        running -= done
+        if any(task.cancelled() or task.exception() is not None for task in done):
+            return
 
 
 def _stop(stopping: asyncio.Event, why: str) -> None:

@@ -138,8 +138,14 @@ def _worker_row(worker: WorkerStatus) -> dict[str, Any]:
         **row_of(worker),
         "worker": worker.worker_id,
         "at once": worker.concurrency,
-        "alive": "yes" if worker.is_alive else "DEAD",
+        "alive": _life(worker),
     }
+
+
+def _life(worker: WorkerStatus) -> str:
+    if not worker.is_alive:
+        return "DEAD"
+    return "yes" if worker.stop_requested_at is None else "stops"
 
 
 def _latency(latency: Latency | None) -> tuple[str, str, str]:

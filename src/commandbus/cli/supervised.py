@@ -4,6 +4,8 @@ import asyncio
 import os
 from collections.abc import Callable
 
+READY, DONE = b"ready\n", b"done\n"
+
 
 class Line:
     """A supervised process's end of the socket pair, by its file descriptor."""
@@ -13,11 +15,12 @@ class Line:
         self._descriptor = descriptor
 
     def say_ready(self) -> None:
-        """Tell the supervisor; if it has gone, the line's end says so anyway."""
-        try:
-            os.write(self._descriptor, b"ready\n")
-        except OSError:
-            return
+        """Tell the supervisor."""
+        self._say(READY)
+
+    def say_done(self) -> None:
+        """Tell the supervisor, before ending, that this process was asked to end for good."""
+        self._say(DONE)
 
     def watch(self, gone: Callable[[], None]) -> None:
         """Call `gone` once, when the supervisor closed its end or died. Needs a running event loop."""
@@ -33,3 +36,10 @@ class Line:
                 gone()
 
         loop.add_reader(self._descriptor, read)
+
+    def _say(self, what: bytes) -> None:
+        """Write a line; if the supervisor has gone, the line's end says so anyway."""
+        try:
+            os.write(self._descriptor, what)
+        except OSError:
+            return

@@ -1,6 +1,7 @@
 """Keep a number of worker processes running: start them, start again what died, stop them all.
 
-Each child is held by a socket pair. It writes one line on its end when it is ready, and stops gracefully when it
+Each child is held by a socket pair. It writes one line on its end when it is ready, another before it ends because its
+workers were asked to stop (then no other takes its place), and stops gracefully when it
 reads the end of the other one: when the supervisor closes it, and as well when the supervisor was killed.
 """
 
@@ -14,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from commandbus.cli.signals import Signals
+from commandbus.cli.supervised import DONE, READY
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +28,7 @@ _STEADY = 60.0  # seconds of life after which a process that dies is started aga
 class Ended:
     """How a process ended: its exit code (below 0: the signal that killed it), `why` in words, after `lived` seconds.
 
-    pid is None for one that could not be started.
+    pid is None for one that could not be started. is_done: its workers were asked to stop, so no other takes its place.
     """
 
     pid: int | None
@@ -34,6 +36,7 @@ class Ended:
     why: str
     was_ready: bool
     lived: float
+    is_done: bool = False
 
     def __str__(self) -> str:
         if self.pid is None:
@@ -70,12 +73,13 @@ class Child:
                 self.let_go()
                 return Ended(None, 1, str(error), False, 0.0)
         _log.info("%s: pid %s started", self.name, self._process.pid)
-        if await _said(reader):
+        if await _said(reader) == READY:
             self.ready.set()
         code = await self._process.wait()
+        is_done = code == 0 and await _said(reader) == DONE
         self.let_go()
         lived = asyncio.get_running_loop().time() - began
-        ended = Ended(self._process.pid, code, _how(code), self.ready.is_set(), lived)
+        ended = Ended(self._process.pid, code, _how(code), self.ready.is_set(), lived, is_done)
         self._process = None
         self.ready.clear()
         return ended
@@ -131,7 +135,7 @@ class Supervisor:
         restarts = 0
         while not self._stopping.is_set():
             end = await child.live(self._command, self._environment)
-            if self._stopping.is_set():
+            if self._stopping.is_set() or end.is_done:
                 self._note_last(child, end)
                 return
             if not (end.was_ready or self._announced):
@@ -191,12 +195,12 @@ async def _all_ready(children: Sequence[Child]) -> None:
         await child.ready.wait()
 
 
-async def _said(reader: asyncio.StreamReader) -> bool:
-    """Wait for the line that a ready process writes; False when it ends without one."""
+async def _said(reader: asyncio.StreamReader) -> bytes:
+    """Wait for the next line that a process writes; empty when it ends without one."""
     try:
-        return bool(await reader.readline())
+        return await reader.readline()
     except ConnectionError:
-        return False
+        return b""
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

@@ -1,20 +1,27 @@
 """Reading and storing processes."""
 
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import psycopg
+from psycopg.sql import Composed
 
 from commandbus._core.arrays import execute
-from commandbus._core.connection import Connection, Pool, one_statement
+from commandbus._core.connection import Connection, Pool, one_statement, transaction
 from commandbus._core.cursor import check_limit, dump_cursor, load_cursor
+from commandbus._core.process_list_sql import ProcessListSQL
 from commandbus._core.process_sql import ProcessParams, ProcessParsers, ProcessSQL
 from commandbus.errors import InvalidOperationError
 from commandbus.models import Page
-from commandbus.payload import check_id
+from commandbus.payload import check_id, check_name
 from commandbus.process.models import ProcessAuditEntry, ProcessMetadata, ProcessStatus
 
 _MOST_LOOKED_AT = 10_000  # processes by one call of list_processes
+_FEW = 1_000  # processes of a batch that are sorted for each page
+_LAST = (1 << 128) - 1
 
 
 class ProcessRepository:
@@ -58,32 +65,37 @@ class ProcessRepository:
         limit: int = 100,
         cursor: str | None = None,
         *,
+        domain: str | None = None,
+        newest_first: bool = False,
         conn: Connection | None = None,
     ) -> Page[ProcessMetadata]:
-        """Return a page of at most `limit` (1 to 1,000) processes, those started first first; all, or of one batch.
+        """Return a page of at most `limit` (1 to 1,000) processes in the order in which they were started.
 
-        No call looks at more than 10,000 processes: with a `status` or `process_type` a page may be short or empty
-        and still have a next_cursor. Of a batch all are sorted for each page: ask for large pages of a large one.
-        Raises InvalidCursorError for a cursor that was not a page's, ValueError for a limit out of range.
+        All, or with `newest_first` the last one first; or those of one batch, always the first one first.
+        No call looks at more than some 10,000 processes: with a filter, or in a large batch that was started together
+        with others, a page may be short or empty and still have a next_cursor.
+        Raises InvalidCursorError for a cursor that was not a page's, ValueError for a limit out of range, or for
+        newest_first with a batch.
         """
-        (after,) = load_cursor(cursor, (UUID,)) or (UUID(int=0),)
         params = {
             "batch_id": None if batch_id is None else check_id(batch_id, "batch_id"),
             "status": None if status is None else str(ProcessStatus(status)),
             "process_type": process_type,
+            "domain": None if domain is None else check_name(domain, "domain"),
             "limit": check_limit(limit),
-            "after": after,
-            "most": _MOST_LOOKED_AT,
+            "few": _FEW,
         }
-        async with one_statement(self._pool, conn) as own:
-            statement = ProcessSQL.LIST_ALL if batch_id is None else ProcessSQL.LIST_OF_BATCH
-            rows = await (await own.execute(statement, params)).fetchall()
-        last, looked = rows[0][:2]
-        items = [ProcessParsers.from_row(row[2:]) for row in rows if row[2] is not None]
-        if len(items) == limit:
-            last = items[-1].process_id
-        is_more = len(items) == limit or looked == _MOST_LOOKED_AT
-        return Page(items, dump_cursor((last,)) if is_more else None)
+        if batch_id is not None:
+            if newest_first:
+                raise ValueError("a batch's processes are listed in the order of their start: leave newest_first out")
+            after_time, after = load_cursor(cursor, (datetime, UUID)) or (None, None)
+            async with _pinned(self._pool, conn) as own:
+                return await _of_batch(own, params | {"after_time": after_time, "after": after})
+        (after,) = load_cursor(cursor, (UUID,)) or (UUID(int=_LAST if newest_first else 0),)
+        statement = ProcessListSQL.NEWEST if newest_first else ProcessListSQL.OLDEST
+        async with _pinned(self._pool, conn) as own:
+            rows, most = await _look(own, statement, params | {"after": after})
+        return _page(rows, limit, most, lambda _, process_id: (process_id,))
 
     async def get_audit_trail(self, process_id: UUID, conn: Connection | None = None) -> list[ProcessAuditEntry]:
         """Return what a process has sent and what came back, oldest first."""
@@ -105,3 +117,45 @@ class ProcessRepository:
             raise InvalidOperationError(
                 f"batch {params['batch_id']} was cancelled: nothing more is started in it"
             ) from None
+
+
+@asynccontextmanager
+async def _pinned(pool: Pool, conn: Connection | None) -> AsyncIterator[Connection]:
+    """Give a connection for reading by indexes only; a caller's transaction has its own settings again afterwards."""
+    async with transaction(pool, conn) as own, own.transaction(force_rollback=True):
+        await own.execute(ProcessListSQL.PIN)
+        yield own
+
+
+async def _look(conn: Connection, statement: Composed, params: dict[str, Any]) -> tuple[list[tuple[Any, ...]], int]:
+    """Look at a few processes, and only if they do not fill the page at many; returns what at most was looked at."""
+    limit: int = params["limit"]
+    rows: list[tuple[Any, ...]] = []
+    most = limit
+    for most in (min(limit, _MOST_LOOKED_AT), min(10 * limit, _MOST_LOOKED_AT), _MOST_LOOKED_AT):
+        rows = await (await conn.execute(statement, params | {"most": most})).fetchall()
+        if (len(rows) == limit and rows[0][3] is not None) or rows[0][2] < most:
+            break
+    return rows, most
+
+
+async def _of_batch(conn: Connection, params: dict[str, Any]) -> Page[ProcessMetadata]:
+    """A page of a batch: by looking at all of it, or of what has the status, so long as they are few."""
+    few = ProcessListSQL.FEW_OF_BATCH if params["status"] is None else ProcessListSQL.FEW_OF_STATUS
+    rows = await (await conn.execute(few, params)).fetchall()
+    most = _FEW + 1  # of few all were looked at, so that nothing lies beyond the last one
+    if rows[0][2] == most:
+        rows, most = await _look(conn, ProcessListSQL.OF_BATCH, params)
+    return _page(rows, params["limit"], most, lambda created_at, process_id: (created_at, process_id))
+
+
+def _page(
+    rows: Sequence[tuple[Any, ...]], limit: int, most: int, key: Callable[[Any, UUID], Sequence[Any]]
+) -> Page[ProcessMetadata]:
+    """What a statement of ProcessListSQL found; there may be more when the page is full, or the look ended early."""
+    created_at, process_id, looked = rows[0][:3]
+    items = [ProcessParsers.from_row(row[3:]) for row in rows if row[3] is not None]
+    if len(items) == limit:
+        created_at, process_id = items[-1].created_at, items[-1].process_id
+    is_more = len(items) == limit or looked == most
+    return Page(items, dump_cursor(key(created_at, process_id)) if is_more else None)

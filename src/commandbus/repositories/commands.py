@@ -9,7 +9,15 @@ import orjson
 from commandbus._core.arrays import execute
 from commandbus._core.command_sql import CommandParsers, CommandSQL
 from commandbus._core.connection import Connection
-from commandbus.models import AuditEvent, CommandMetadata
+from commandbus.models import AuditEvent, CommandMetadata, CommandStatus
+
+_COUNTED = (
+    CommandStatus.PENDING,
+    CommandStatus.COMPLETED,
+    CommandStatus.FAILED,
+    CommandStatus.CANCELED,
+    CommandStatus.IN_TROUBLESHOOTING_QUEUE,
+)  # as COUNT_OF_BATCH tells them
 
 
 async def enqueue(conn: Connection, params: dict[str, Any]) -> None:
@@ -51,3 +59,21 @@ async def audit_trail(conn: Connection, command_id: UUID) -> list[AuditEvent]:
     """Return a command's events, oldest first."""
     cursor = await conn.execute(CommandSQL.AUDIT_TRAIL, {"command_id": command_id})
     return [CommandParsers.event(row) for row in await cursor.fetchall()]
+
+
+async def audit_trails(conn: Connection, command_ids: Sequence[UUID]) -> dict[UUID, list[AuditEvent]]:
+    """Return the events of several commands, each command's oldest first."""
+    cursor = await conn.execute(CommandSQL.AUDIT_TRAILS, {"command_ids": list(command_ids)})
+    found: dict[UUID, list[AuditEvent]] = {}
+    for row in await cursor.fetchall():
+        event = CommandParsers.event(row)
+        found.setdefault(event.command_id, []).append(event)
+    return found
+
+
+async def count_of_batch(conn: Connection, batch_id: UUID) -> dict[CommandStatus, int]:
+    """Count a batch's commands by the status that is stored; none that no command has."""
+    cursor = await conn.execute(CommandSQL.COUNT_OF_BATCH, {"batch_id": batch_id})
+    ((total, *counts),) = await cursor.fetchall()
+    counted = dict(zip(_COUNTED, (total - sum(counts), *counts), strict=True))
+    return {status: count for status, count in counted.items() if count}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from typing import NamedTuple
 
 import orjson
 
@@ -16,6 +17,13 @@ from commandbus.statistics import WorkerCounts as WorkerCounts
 HEARTBEAT = 2.0  # seconds between heartbeats
 ALIVE_FOR = timedelta(seconds=10 * HEARTBEAT)  # without a heartbeat, then a worker counts as dead
 STATISTICS_KEPT = timedelta(hours=1)
+
+
+class Heard(NamedTuple):
+    """What a heartbeat hears: the command types that only others handle, and whether the worker is to stop."""
+
+    others_types: frozenset[str] = frozenset()
+    is_to_stop: bool = False
 
 
 async def register(
@@ -49,8 +57,8 @@ async def register(
     return int(row[0])
 
 
-async def heartbeat(conn: Connection, worker_id: int, counts: WorkerCounts, *, stopped: bool = False) -> frozenset[str]:
-    """Tell that the worker lives, or that it has stopped, and what it has done; returns what others_types does.
+async def heartbeat(conn: Connection, worker_id: int, counts: WorkerCounts, *, stopped: bool = False) -> Heard:
+    """Tell that the worker lives, or that it has stopped, and what it has done.
 
     It may be sent again after an answer that was lost.
     """
@@ -69,9 +77,16 @@ async def heartbeat(conn: Connection, worker_id: int, counts: WorkerCounts, *, s
     }
     row = await (await conn.execute(WorkerSQL.HEARTBEAT, params)).fetchone()
     if row is None:
-        return frozenset()
+        return Heard()
     counts.by_second.stored(rows, row[0])
-    return frozenset(row[1])
+    return Heard(frozenset(row[1]), row[2])
+
+
+async def request_stop(conn: Connection, domain: str | None, worker_ids: Sequence[int] | None) -> list[int]:
+    """Ask live workers to stop, those to which all applies that is not None; returns their ids, in order."""
+    params = {"domain": domain, "worker_ids": None if worker_ids is None else list(worker_ids)}
+    cursor = await conn.execute(WorkerSQL.REQUEST_STOP, params)
+    return sorted(row[0] for row in await cursor.fetchall())
 
 
 async def forget(conn: Connection, kept: timedelta = STATISTICS_KEPT) -> int:

@@ -90,7 +90,13 @@ class CommandBusFace(Face):
         *,
         conn: Connection[Any] | None = None,
     ) -> Page[CommandMetadata]: ...
+    def count_batch_commands(
+        self, batch_id: UUID, *, conn: Connection[Any] | None = None
+    ) -> dict[CommandStatus, int]: ...
     def get_audit_trail(self, command_id: UUID, *, conn: Connection[Any] | None = None) -> list[AuditEvent]: ...
+    def get_audit_trails(
+        self, command_ids: Sequence[UUID], *, conn: Connection[Any] | None = None
+    ) -> dict[UUID, list[AuditEvent]]: ...
 
 class SyncTroubleshootingQueue(Face):
     def list_troubleshooting(
@@ -198,6 +204,8 @@ class SyncProcessRepository(Face):
         limit: int = 100,
         cursor: str | None = None,
         *,
+        domain: str | None = None,
+        newest_first: bool = False,
         conn: Connection[Any] | None = None,
     ) -> Page[ProcessMetadata]: ...
     def get_audit_trail(self, process_id: UUID, conn: Connection[Any] | None = None) -> list[ProcessAuditEntry]: ...

@@ -147,6 +147,7 @@ class Place:
         self.full_scan_at = 0.0
         self.claim_seconds = 0.0  # that the server took for the last claim
         self.scan_seconds = 0.0  # of those, what the last claim from the very beginning spent on looking
+        self.is_short = False  # the last claim was not filled, and looking for more took no time
         self.is_drained = False  # nothing was left, as far as is known
         self.has_released = False  # what the last claim found was given back, for others first
 
@@ -216,15 +217,20 @@ class Claiming:
         return self._intake.room(lane, self._batch_size)
 
     async def _claim(self, lane: Lane, limit: int) -> int:
-        """Claim once, from where the last claim ended; now and then, and before giving up, from the very beginning."""
+        """Claim once, from where the last claim ended; now and then, and before giving up, from the very beginning.
+
+        From there at once while the queue is short: then that is all there is.
+        """
         place = self._places[lane]
-        if asyncio.get_running_loop().time() >= place.full_scan_at:
-            return await self._claim_from_start(lane, limit)
-        found = await self._claim_after(lane, limit)
-        is_done = found == limit or place.after == 0 or place.has_released or self._is_stopping
-        if is_done or place.scan_seconds > _QUICK_SCAN:
-            return found
-        return found + await self._claim_from_start(lane, limit - found)
+        if place.is_short or asyncio.get_running_loop().time() >= place.full_scan_at:
+            found = await self._claim_from_start(lane, limit)
+        else:
+            found = await self._claim_after(lane, limit)
+            is_done = found == limit or place.after == 0 or place.has_released or self._is_stopping
+            if not is_done and place.scan_seconds <= _QUICK_SCAN:
+                found += await self._claim_from_start(lane, limit - found)
+        place.is_short = found < limit and place.scan_seconds <= _QUICK_SCAN and not place.has_released
+        return found
 
     async def _claim_from_start(self, lane: Lane, limit: int) -> int:
         """Claim from the very beginning of the queue, which may lead past many commands of other lanes.

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from commandbus._core.connection import Connection
 from commandbus._core.queue_sql import Claimed
@@ -20,7 +20,7 @@ _SHARE = 20  # times as long as a sweep took is the least time to the next one
 
 
 class Upkeep:
-    """Looks after one worker's leases and its place in the list of workers."""
+    """Looks after one worker's leases and its place in the list of workers; calls `stop` when it is asked to there."""
 
     def __init__(
         self,
@@ -31,6 +31,7 @@ class Upkeep:
         claiming: Claiming,
         counts: workers.WorkerCounts,
         lease: float,
+        stop: Callable[[], None],
     ) -> None:
         self._conn = conn
         self._worker_id = worker_id
@@ -39,6 +40,7 @@ class Upkeep:
         self._claiming = claiming
         self._counts = counts
         self._lease = lease
+        self._stop = stop
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -93,7 +95,9 @@ class Upkeep:
             await asyncio.sleep(tick)
 
     async def _beat(self, conn: Connection) -> None:
-        self._claiming.others_types = await workers.heartbeat(conn, self._worker_id, self._counts)
+        self._claiming.others_types, is_to_stop = await workers.heartbeat(conn, self._worker_id, self._counts)
+        if is_to_stop:
+            self._stop()
 
     async def _sweep(self, upto: int | None) -> float:
         """Return the seconds that the server took, without those for which it was away."""

@@ -65,6 +65,7 @@ class Worker:
         self.worker_id: int | None = None
         self.ready = asyncio.Event()  # set once it is registered
         self.counts = workers.WorkerCounts()
+        self.was_asked = False  # by commandbus.stop_workers, to stop
         self._pool = pool
         self._registry = handler_registry
         self._processes = tuple(processes)
@@ -81,7 +82,7 @@ class Worker:
         self._stop_timeout: float | None = None
 
     async def run(self) -> None:
-        """Work until stop() is called or the task is cancelled.
+        """Work until stop() is called, the task is cancelled, or `commandbus.stop_workers` asks it to stop.
 
         Raises SchemaError for a database that is not migrated to this version, PoolTooSmallError for a pool that
         cannot serve the worker and a handler, and whatever ends the worker unasked.
@@ -113,6 +114,12 @@ class Worker:
         self._stopping.set()
         if self._is_running:
             await self._stopped.wait()
+
+    def _asked_to_stop(self) -> None:
+        if not self._stopping.is_set():
+            _log.info("worker %s is asked to stop: stopping once its running handlers have ended", self.worker_id)
+        self.was_asked = True
+        self._stopping.set()
 
     async def _open(self, claim_conn: ReservedConnection, settle_conn: ReservedConnection) -> None:
         if self._pool.max_size <= KEPT_CONNECTIONS:
@@ -180,7 +187,9 @@ class Worker:
             lambda conn: workers.others_types(conn, worker_id), "look for other workers"
         )
         settling.on_space, settling.on_delayed = claiming.look, claiming.wake
-        upkeep = Upkeep(claim_conn, worker_id, self.domain, slots, claiming, self.counts, self._lease)
+        upkeep = Upkeep(
+            claim_conn, worker_id, self.domain, slots, claiming, self.counts, self._lease, self._asked_to_stop
+        )
 
         if self._stopping.is_set():
             claiming.stop()

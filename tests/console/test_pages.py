@@ -1,0 +1,387 @@
+"""The pages of batches, processes, commands, the troubleshooting queue and the audit trail: their routes."""
+
+import html
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from commandbus import App, CommandBus, CommandStatus, SendRequest, TroubleshootingQueue
+from commandbus.process import ProcessRepository, ProcessStatus
+from commandbus.web import ConsoleSettings, Panel, Site, create_console
+from tests.console.conftest import client_of
+from tests.console.shop import Played, Pool, fill, make_shop, work
+
+pytestmark = pytest.mark.asyncio
+
+NOBODY = "0190163d-8694-739b-aea5-966c26f8ad91"
+
+
+@pytest.fixture
+def console_app() -> App:
+    return make_shop()
+
+
+@pytest_asyncio.fixture
+async def played(console_app: App, cb_pool: Pool) -> Played:
+    return await fill(console_app, cb_pool)
+
+
+class Reader:
+    """A person who reads pages and sends their forms."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self.client = client
+
+    async def get(self, path: str, status: int = 200) -> str:
+        """Open a page; returns its HTML."""
+        answer = await self.client.get(path)
+        assert answer.status_code == status, f"{path}: {answer.status_code}\n{answer.text}"
+        return answer.text
+
+    async def send(self, page: str, **typed: str) -> httpx.Response:
+        """Send the page's form with what was typed."""
+        found = re.search(r'<form[^>]*method="post" action="(/[^"]*)">(.*?)</form>', page, re.DOTALL)
+        assert found, page
+        fields: dict[str, list[str]] = {}
+        for name, value in re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', found[2]):
+            fields.setdefault(name, []).append(html.unescape(value))
+        return await self.client.post(html.unescape(found[1]), data=fields | typed)
+
+    async def done(self, page: str, **typed: str) -> str:
+        """Send the page's form; returns the page to which it leads, with its note."""
+        answer = await self.send(page, **typed)
+        assert answer.status_code == 303, answer.text
+        return await self.get(answer.headers["location"])
+
+
+@pytest_asyncio.fixture
+async def reader(console_app: App, cb_pool: Pool) -> AsyncIterator[Reader]:
+    async with client_of(create_console(console_app, cb_pool)) as client:
+        yield Reader(client)
+
+
+def links(page: str) -> set[str]:
+    """The addresses to which a page leads."""
+    return {html.unescape(href) for href in re.findall(r'href="([^"#][^"]*)"', page)}
+
+
+def note(page: str) -> str:
+    """What a page tells about the action before it."""
+    found = re.search(r"data-toast>([^<]*)<", page)
+    return html.unescape(found[1]) if found else ""
+
+
+def line(page: str) -> str:
+    """The command line that a page shows."""
+    found = re.search(r'<p class="line">.*?<code>(.*?)</code>', page)
+    assert found, page
+    return html.unescape(found[1])
+
+
+async def test_every_link_of_every_page_leads_somewhere(reader: Reader, played: Played) -> None:
+    """Two pages of each kind are opened, for a start the lists."""
+    parked = f"/commands/{played.commands['permanent']}"
+    left = [parked, "/process-batches", "/batches", "/processes", "/commands", "/troubleshooting", "/audit"]
+    opened: dict[str, set[str]] = {}
+    for path in left:  # grows while it is gone through
+        address = urlsplit(path)
+        kind = re.sub(r"[0-9a-f-]{36}", "ID", address.path) + "".join(sorted(re.findall(r"(\w+)=", address.query)))
+        seen = opened.setdefault(kind, set())
+        if "/static/" in path or not path.startswith("/") or path in seen or len(seen) == 2:
+            continue
+        seen.add(path)
+        answer = await reader.client.get(path, follow_redirects=True)
+        assert answer.status_code == 200, f"{path}: {answer.status_code}\n{answer.text}"
+        left += sorted(links(answer.text))
+    paths = {
+        "/process-batches/ID",
+        "/batches/ID",
+        "/processes/ID",
+        "/commands/ID",
+        "/troubleshooting/actactioncommand_id",
+    }
+    assert paths <= opened.keys()
+
+
+async def test_a_prefix_is_kept_by_every_link_and_form(console_app: App, cb_pool: Pool, played: Played) -> None:
+    asgi = create_console(console_app, cb_pool)
+    transport = httpx.ASGITransport(asgi, root_path="/ops")
+    options = {"base_url": "http://localhost", "headers": {"accept": "text/html"}}
+    async with httpx.AsyncClient(transport=transport, **options) as client:
+        command_id, process_id = played.commands["permanent"], played.processes["transient"]
+        for path in (
+            f"/commands/{command_id}",
+            f"/processes/{process_id}",
+            f"/process-batches/{played.process_batch}",
+            "/troubleshooting",
+            f"/troubleshooting/act?action=retry&command_id={command_id}",
+        ):
+            page = (await client.get(f"/ops{path}")).text
+            targets = links(page) | set(re.findall(r'(?:action|src|hx-get)="([^"]+)"', page))
+            assert targets
+            assert {each for each in targets if not each.startswith("/ops/")} == set(), path
+
+
+async def test_a_failed_process_tells_what_failed_and_why(reader: Reader, played: Played) -> None:
+    process_id = played.processes["transient"]
+    page = await reader.get(f"/processes/{process_id}")
+    assert "It waits for an operator: the command of step Pay is parked." in page
+    assert "BANK_TIMEOUT" in page
+    assert "after 3 attempts" in page
+    assert line(page) == f"commandbus audit {process_id}"
+    assert f"/process-batches/{played.process_batch}" in links(page)
+    bars = re.findall(r'<rect class="bar bar-(\w+)" x="([\d.]+)%"', page)
+    kinds = [kind for kind, _ in bars]
+    assert kinds.count("failed") == 3
+    assert kinds[0] == "waited"
+    assert kinds[-1] == "parked"
+    assert [float(x) for _, x in bars] == sorted(float(x) for _, x in bars)
+    assert "bar-parked" not in await reader.get(f"/processes/{process_id}?timeline=work")
+
+    refused = await reader.get(f"/processes/{played.processes['refused']}")
+    assert "A business rule refused it, and 1 step undone." in refused
+    assert "NO_CREDIT" in refused
+    assert "undoes" in refused
+
+
+async def test_a_parked_command_tells_its_error_and_its_data(reader: Reader, played: Played) -> None:
+    page = await reader.get(f"/commands/{played.commands['permanent']}")
+    for text in (
+        "CARD_EXPIRED",
+        "the card expired in 04/2026",
+        "PermanentCommandError",
+        "…4711",
+        "after 1 failed attempt",
+    ):
+        assert text in page
+    assert f"/batches/{played.command_batch}" in links(page)
+
+
+async def test_a_command_that_nobody_handles_says_so(reader: Reader, cb_pool: Pool) -> None:
+    command_id = await CommandBus(cb_pool).send(domain="attic", command_type="Dust", command_id=uuid4(), data={})
+    page = await reader.get(f"/commands/{command_id}")
+    assert "no live worker handles Dust in attic" in page
+    assert "commandbus worker MODULE:APP --domain attic" in page
+
+
+async def test_lists_are_filtered_by_their_address(reader: Reader, played: Played) -> None:
+    page = await reader.get("/commands?domain=mail&status=IN_TROUBLESHOOTING_QUEUE")
+    rows = {path for path in links(page) if path.startswith("/commands/")}
+    assert rows == {f"/commands/{played.commands[trouble]}" for trouble in ("transient", "permanent")}
+    page = await reader.get(f"/processes?status=WAITING_FOR_TSQ&process_type=Order&batch_id={played.process_batch}")
+    rows = {path for path in links(page) if path.startswith("/processes/")}
+    assert rows == {f"/processes/{played.processes[trouble]}" for trouble in ("transient", "permanent")}
+    page = await reader.get("/troubleshooting?error_code=CARD_EXPIRED&domain=orders")
+    assert "1 of 1 parked commands that match" in page
+    assert line(page) == "commandbus tsq list --domain orders --error-code CARD_EXPIRED"
+    assert "No command matches" in await reader.get("/commands?domain=nobody")
+    assert "Newsletter" not in await reader.get("/process-batches")
+    assert "Orders of May" not in await reader.get("/batches")
+
+
+MISTAKES = [
+    ("/commands?status=BROKEN", "&#39;BROKEN&#39; is none"),
+    ("/commands?created_after=yesterday", "&#39;yesterday&#39; is no time"),
+    ("/commands?domain=a%00b", "domain"),
+    ("/commands?cursor=nonsense", "names a place in the list that is none"),
+    ("/processes?cursor=W10", "names a place in the list that is none"),
+    ("/troubleshooting?batch_id=7", "&#39;7&#39; is no id"),
+    ("/process-batches?status=x&cursor=y", "&#39;x&#39; is none"),
+    ("/audit?event=x&id=y", "&#39;y&#39; is no id"),
+    ("/troubleshooting/act?action=burn&all=yes", "it is one of retry, cancel, complete"),
+    ("/troubleshooting/act?action=retry", "No command was chosen"),
+    ("/troubleshooting/act?action=retry&command_id=7", "&#39;7&#39; is no id"),
+    ("/troubleshooting/act?action=retry&all=yes&moved_before=x", "is no time"),
+    ("/find?id=7", "is no id"),
+]
+
+
+async def test_what_cannot_be_understood_is_told_at_its_field(reader: Reader) -> None:
+    for path, problem in MISTAKES:
+        assert problem in await reader.get(path, 422), path
+
+
+async def test_what_is_not_there_is_a_page_that_says_so(reader: Reader) -> None:
+    for kind in ("commands", "processes", "batches", "process-batches"):
+        assert NOBODY in await reader.get(f"/{kind}/{NOBODY}", 404)
+        assert "is no id" in await reader.get(f"/{kind}/seven", 404)
+    assert NOBODY in await reader.get(f"/find?id={NOBODY}", 404)
+
+
+async def test_an_id_is_found_whatever_it_is_of(reader: Reader, played: Played) -> None:
+    for found, path in (
+        (played.commands["once"], "/commands"),
+        (played.processes["once"], "/processes"),
+        (played.process_batch, "/batches"),
+    ):
+        answer = await reader.client.get(f"/find?id=%20{found}")
+        assert answer.headers["location"] == f"{path}/{found}"
+    answer = await reader.client.get(f"/batches/{played.process_batch}")
+    assert answer.headers["location"] == f"/process-batches/{played.process_batch}"
+
+
+async def test_pages_of_a_list_have_each_item_once(reader: Reader, cb_pool: Pool) -> None:
+    sent = [uuid4() for _ in range(60)]
+    await CommandBus(cb_pool).send_batch([SendRequest("mail", "SendMail", each, {}) for each in sent])
+    path, found = "/commands?limit=25&domain=mail", list[str]()
+    while path:
+        page = await reader.get(path)
+        found += re.findall(r'<a class="id short" href="/commands/([0-9a-f-]+)"', page)
+        following = re.search(r'href="([^"]+)" rel="next"', page)
+        path = html.unescape(following[1]) if following else ""
+    assert sorted(found) == sorted(map(str, sent))
+
+
+async def test_retrying_one_command_from_its_page(reader: Reader, played: Played, cb_bus: Any) -> None:
+    command_id = played.commands["permanent"]
+    question = await reader.get(f"/troubleshooting/act?action=retry&command_id={command_id}")
+    assert "Retry 1 parked command?" in question
+    assert line(question) == f"commandbus tsq retry {command_id}"
+    page = await reader.done(question, operator="ann", reason="a new card")
+    assert note(page) == "Retried 1 parked command."
+    event = (await cb_bus.get_audit_trail(command_id))[-1]
+    assert (event.event_type, event.details) == ("OPERATOR_RETRY", {"operator": "ann", "reason": "a new card"})
+    assert "<strong>ann</strong>: a new card" in page
+    again = await reader.done(question, operator="bob")  # who looked at the same page
+    assert f"{command_id} is PENDING" in note(again)
+    assert note(again).startswith("Retried 0 parked commands. Not in the troubleshooting queue (any more)")
+
+
+async def test_completing_takes_a_json_object(reader: Reader, played: Played, cb_bus: Any) -> None:
+    command_id = played.commands["transient"]
+    question = await reader.get(f"/troubleshooting/act?action=complete&command_id={command_id}")
+    for wrong, why in (("{", "The result is no JSON"), ("[1]", "must be a JSON object"), ('{"a": NaN}', "NaN")):
+        answer = await reader.send(question, result=wrong, reason="by hand")
+        assert answer.status_code == 422
+        assert why in answer.text
+        assert "by hand" in answer.text
+    await reader.done(question, result='{"receipt": "R-7"}')
+    command = await cb_bus.get_command(command_id)
+    assert (command.status, command.result) == (CommandStatus.COMPLETED, {"receipt": "R-7"})
+
+
+async def test_all_that_match_are_those_that_were_looked_at(
+    reader: Reader, played: Played, console_app: App, cb_pool: Pool
+) -> None:
+    question = await reader.get("/troubleshooting/act?action=cancel&all=yes&domain=mail")
+    assert "Cancel 2 parked commands?" in question
+    assert line(question).startswith("commandbus tsq cancel --domain mail --moved-before ")
+    later = await fill(console_app, cb_pool, ["permanent"])
+    page = await reader.done(question, reason="not needed")
+    assert note(page) == "Cancelled 2 parked commands."
+    left = await TroubleshootingQueue(cb_pool).list_troubleshooting("mail")
+    assert [item.command_id for item in left.items] == list(later.commands.values())
+    gone = await reader.get("/troubleshooting/act?action=cancel&all=yes&domain=nobody", 422)
+    assert "Nothing is parked that this finds" in gone
+
+
+async def test_a_bulk_action_has_a_limit(console_app: App, cb_pool: Pool, played: Played) -> None:
+    async with client_of(create_console(console_app, cb_pool, ConsoleSettings(max_bulk=3))) as client:
+        reader = Reader(client)
+        question = await reader.get("/troubleshooting/act?action=retry&all=yes", 422)
+        assert "At most 3 at once" in question
+        assert line(question).startswith("commandbus tsq retry --moved-before ")
+        named = "&".join(f"command_id={uuid4()}" for _ in range(251))
+        assert "at most 250" in await reader.get(f"/troubleshooting/act?action=retry&{named}", 422)
+
+
+async def test_a_process_is_cancelled_from_its_page(
+    reader: Reader, console_app: App, cb_pool: Pool, played: Played
+) -> None:
+    process_id = played.processes["permanent"]
+    page = await reader.done(await reader.get(f"/processes/{process_id}/cancel"), reason="ordered twice")
+    assert note(page) == "Cancelled."
+    await work(console_app, cb_pool)
+    process = await ProcessRepository(cb_pool).get(process_id)
+    assert process is not None
+    assert process.status is ProcessStatus.COMPENSATED
+    assert "it has ended already" in await reader.get(f"/processes/{process_id}/cancel", 422)
+    answer = await reader.send(await reader.get(f"/processes/{played.processes['transient']}/cancel"))
+    assert answer.status_code == 303
+
+
+async def test_a_batch_is_cancelled_from_its_page(reader: Reader, played: Played, cb_bus: Any) -> None:
+    page = await reader.get(f"/process-batches/{played.process_batch}")
+    assert 'data-figure="parked">2<' in page
+    assert f"/batches/{played.process_batch}/cancel" in links(page)
+    page = await reader.done(await reader.get(f"/batches/{played.process_batch}/cancel"), operator="ann")
+    assert note(page).startswith("Cancelled 2; 0 in flight")
+    question = await reader.get(f"/batches/{played.command_batch}/cancel")
+    assert "a parked one stays" in question
+    assert (await reader.send(question)).status_code == 303
+
+
+async def test_refreshing_a_batch_is_switched_in_its_address(reader: Reader, played: Played) -> None:
+    path = f"/process-batches/{played.process_batch}"
+    page = await reader.get(path)
+    assert 'aria-checked="true"' in page
+    assert "hx-trigger" in page
+    page = await reader.get(f"{path}?refresh=off&status=COMPLETED")
+    assert 'aria-checked="false"' in page
+    assert "hx-trigger" not in page
+    assert f"{path}?status=COMPLETED" in links(page)
+
+
+async def test_the_audit_trail_is_searched(reader: Reader, played: Played) -> None:
+    process_id = played.processes["refused"]
+    page = await reader.get(f"/audit?id={process_id}")
+    assert [step for step in ("Reserve", "Pay", "Return") if f"> {step}" in page or f"{step} <span" in page]
+    assert page.count("business rule failed</span>") == 1
+    page = await reader.get("/audit?event=MOVED_TO_TSQ&domain=mail")
+    assert page.count("moved to tsq</span>") == 2
+    assert "received</span>" not in page
+    assert "Nothing matches" in await reader.get(f"/audit?id={uuid4()}")
+
+
+async def test_an_application_adds_panels_and_a_broken_one_does_no_harm(
+    console_app: App, cb_pool: Pool, played: Played, tmp_path: Any
+) -> None:
+    (tmp_path / "mood.html").write_text("<p>mood of {{ command.command_type }}: {{ panel.context.mood }}</p>")
+    site = Site(ConsoleSettings())
+    site.add_templates(tmp_path)
+
+    @site.panels.on_command
+    async def mood(command: Any, events: Any) -> Panel | None:
+        return Panel("Mood", "mood.html", {"mood": "<grim>"}) if command.error_code else None
+
+    @site.panels.on_process
+    async def broken(process: Any, trail: Any) -> Panel | None:
+        raise KeyError(len(trail))
+
+    async with client_of(create_console(console_app, cb_pool, site=site)) as client:
+        reader = Reader(client)
+        assert "mood of SendMail: &lt;grim&gt;" in await reader.get(f"/commands/{played.commands['permanent']}")
+        assert "Mood" not in await reader.get(f"/commands/{played.commands['once']}")
+        page = await reader.get(f"/processes/{played.processes['once']}")
+        assert "This could not be shown: KeyError" in page
+        assert "Every step succeeded." in page
+
+
+async def test_nothing_is_changed_without_the_forms_token(reader: Reader, played: Played, cb_bus: Any) -> None:
+    command_id = played.commands["permanent"]
+    for path in (
+        "/troubleshooting/act",
+        f"/processes/{played.processes['permanent']}/cancel",
+        f"/batches/{played.process_batch}/cancel",
+    ):
+        answer = await reader.client.post(path, data={"action": "retry", "command_id": str(command_id)})
+        assert answer.status_code == 403, path
+    assert (await cb_bus.get_command(command_id)).status is CommandStatus.IN_TROUBLESHOOTING_QUEUE
+
+
+async def test_an_empty_bus_has_pages_that_say_so(reader: Reader) -> None:
+    for path, text in (
+        ("/process-batches", "There is no batch"),
+        ("/batches", "There is no batch"),
+        ("/processes", "No process was ever started"),
+        ("/commands", "No command was ever sent"),
+        ("/troubleshooting", "Nothing is parked"),
+        ("/audit", "Nothing was ever sent"),
+    ):
+        assert text in await reader.get(path)
