@@ -51,7 +51,7 @@ def completed(result: object, failures: int, details: dict[str, Any], *, event: 
 def failed(
     error: BaseException, failures: int, max_attempts: int, policy: RetryPolicy, details: dict[str, Any]
 ) -> Outcome:
-    """The handler raised: refused by a business rule, parked, or retried while attempts are left."""
+    """The handler raised: refused by a business rule, parked, retried while attempts are left, or out of them."""
     if isinstance(error, BusinessRuleError):
         return Outcome(
             event="BUSINESS_RULE_FAILED",
@@ -61,8 +61,10 @@ def failed(
             reply=ReplyOutcome.FAILED,
             **_failure(error, details),
         )
-    if isinstance(error, PermanentCommandError) or failures + 1 >= max_attempts:
+    if isinstance(error, PermanentCommandError):
         return _park(error, failures, details)
+    if policy.is_exhausted(failures + 1, max_attempts):
+        return _give_up(error, failures, details) if policy.on_exhausted == "fail" else _park(error, failures, details)
     return Outcome(
         event="RETRY_SCHEDULED",
         failures=failures + 1,
@@ -75,8 +77,9 @@ def failed(
 def canceled(outcome: Outcome, lost_leases: int, message: str, who: dict[str, str]) -> Outcome:
     """The outcome of a command whose process was cancelled while it was in flight; `who` goes into the details.
 
-    A success and what a business rule refused stay what they are. Any other failure becomes CANCELED: no retry, no
-    troubleshooting queue. But an attempt that may have had an effect is parked, for an operator to say whether it had.
+    A success, what a business rule refused and what FAILED by its last attempt stay what they are. Any other failure
+    becomes CANCELED: no retry, no troubleshooting queue. But an attempt that may have had an effect is parked, for an
+    operator to say whether it had.
     """
     if outcome.reply is not None:
         return outcome
@@ -128,6 +131,17 @@ def _park(error: BaseException, failures: int, details: dict[str, Any]) -> Outco
         failures=failures + 1,
         attempts=failures + 1,
         status=CommandStatus.IN_TROUBLESHOOTING_QUEUE,
+        **_failure(error, details),
+    )
+
+
+def _give_up(error: BaseException, failures: int, details: dict[str, Any]) -> Outcome:
+    return Outcome(
+        event="ATTEMPTS_EXHAUSTED",
+        failures=failures + 1,
+        attempts=failures + 1,
+        status=CommandStatus.FAILED,
+        reply=ReplyOutcome.FAILED,
         **_failure(error, details),
     )
 

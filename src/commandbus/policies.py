@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,12 +12,15 @@ class RetryPolicy:
 
     `max_attempts` counts the first attempt too. `backoff_schedule` is in seconds: the n-th failure waits for its
     n-th entry, later ones for the last. `jitter` (0 to 1) shortens or lengthens each wait by up to that share.
+    `on_exhausted` says what becomes of a command whose last attempt failed: "park" puts it into the troubleshooting
+    queue, "fail" makes it FAILED. Permanent errors and lost leases park it in either case.
     Raises ValueError for what makes no sense.
     """
 
     max_attempts: int = 3
     backoff_schedule: Sequence[float] = field(default=(10, 60, 300))
     jitter: float = 0.0
+    on_exhausted: Literal["park", "fail"] = "park"
 
     def __post_init__(self) -> None:
         if self.max_attempts < 1:
@@ -25,6 +29,8 @@ class RetryPolicy:
             raise ValueError(f"backoff_schedule must hold finite seconds of at least 0: {list(self.backoff_schedule)}")
         if not 0 <= self.jitter <= 1:
             raise ValueError(f"jitter must be from 0 to 1, not {self.jitter}")
+        if self.on_exhausted not in ("park", "fail"):
+            raise ValueError(f'on_exhausted must be "park" or "fail", not {self.on_exhausted!r}')
         object.__setattr__(self, "backoff_schedule", tuple(self.backoff_schedule))
 
     def delay(self, failures: int) -> float:

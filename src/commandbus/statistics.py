@@ -115,7 +115,7 @@ class WorkerCounts:
     def add_outcomes(self, outcomes: Iterable[tuple[str, str, float | None]]) -> None:
         """Count settled commands: the type of each, its event, and how many seconds its handler ran (None: it did not).
 
-        Other events than the four that end an attempt count for nothing.
+        Other events than the five that end an attempt count for nothing.
         """
         now = self.by_second.now()
         for command_type, event, seconds in outcomes:
@@ -129,7 +129,7 @@ class WorkerCounts:
             elif event == "MOVED_TO_TSQ":
                 self.parked += 1
                 counts.parked += 1
-            elif event == "BUSINESS_RULE_FAILED":
+            elif event in ("BUSINESS_RULE_FAILED", "ATTEMPTS_EXHAUSTED"):
                 self.failed += 1
                 counts.failed += 1
             if seconds is not None:

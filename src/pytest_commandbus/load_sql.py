@@ -139,7 +139,7 @@ WITH clock AS MATERIALIZED (
            e2e.wall(a.ended, k.moves, k.skipped, k.until) AS ended
       FROM trail a CROSS JOIN clock k
      WHERE a.type = 'RECEIVED' AND a.outcome_epoch = a.epoch AND a.outcome_worker = a.worker_id
-       AND a.outcome IN ('COMPLETED', 'RETRY_SCHEDULED', 'MOVED_TO_TSQ', 'BUSINESS_RULE_FAILED')
+       AND a.outcome IN ('COMPLETED', 'RETRY_SCHEDULED', 'MOVED_TO_TSQ', 'BUSINESS_RULE_FAILED', 'ATTEMPTS_EXHAUSTED')
 )
 SELECT a.*, floor(a.ended / %(width)s)::integer AS bucket FROM attempt a
 """
@@ -192,7 +192,8 @@ WITH clock AS MATERIALIZED (
       JOIN commandbus.command c ON c.process_id = p.process_id
       JOIN commandbus.event e ON e.command_id = c.command_id
      WHERE b.number = %(batch_number)s
-       AND e.type IN ('SENT', 'OPERATOR_RETRY', 'COMPLETED', 'MOVED_TO_TSQ', 'BUSINESS_RULE_FAILED', 'CANCELED')
+       AND e.type IN ('SENT', 'OPERATOR_RETRY', 'COMPLETED', 'MOVED_TO_TSQ', 'BUSINESS_RULE_FAILED',
+                      'ATTEMPTS_EXHAUSTED', 'CANCELED')
      GROUP BY e.ts
 ), level AS (
     SELECT e2e.wall(extract(epoch FROM c.ts - k.began)::double precision, k.moves, k.skipped, k.until) AS at,

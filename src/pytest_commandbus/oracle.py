@@ -1,9 +1,10 @@
 """The oracle: what chaos will do to every single process, worked out before, or checked after, a run. Pure.
 
 It rolls as the injector does, and follows the bus's rules: a permanent failure parks the command; a transient one or
-a timeout is retried until max_attempts failures are recorded, and then parked; a business rule failure undoes the
-completed steps, newest first, one at a time. A process that waits for an operator is WAITING_FOR_TSQ; once all is
-undone, or there was nothing to undo, it is CANCELED; when an undo step itself ends in a business rule failure, FAILED.
+a timeout is retried until max_attempts failures are recorded, and then parked, or FAILED where the retry policy says
+so; a business rule failure, or one so FAILED, undoes the completed steps, newest first, one at a time. A process that
+waits for an operator is WAITING_FOR_TSQ; once all is undone, or there was nothing to undo, it is CANCELED; when an undo
+step's own command is FAILED, FAILED.
 The handlers' own failures are not foreseen, nor what operators do.
 """
 
@@ -90,6 +91,7 @@ def predict(
     seed: int,
     batch: int,
     max_attempts: int,
+    fails_when_exhausted: bool = False,
     first_ordinal: int = 0,
     path: Sequence[str] | None = None,
     command_types: Mapping[str, str] | None = None,
@@ -97,9 +99,9 @@ def predict(
     """Predict processes `first_ordinal` to `first_ordinal + count - 1` of the test's batch number `batch`.
 
     rules: the test's, or a function that gives those of one ordinal (for behavior that travels in a process's state).
-    max_attempts: the retry policy's. path: the steps in the order in which they run; without it the manager is asked,
-    which must be able to tell without seeing state or results. command_types: step -> command type, needed when a
-    rule is for a command type that is no step's name.
+    max_attempts: the retry policy's; fails_when_exhausted: its on_exhausted is "fail". path: the steps in the order in
+    which they run; without it the manager is asked, which must be able to tell without seeing state or results.
+    command_types: step -> command type, needed when a rule is for a command type that is no step's name.
     Raises ChaosUsageError when the path depends on results, or a rule may change them, and no path was given.
     """
     steps = [str(step) for step in path] if path is not None else declared_path(manager)
@@ -115,20 +117,37 @@ def predict(
             behaviors = _behaviors(applying, every, types)
             _check(manager, applying, behaviors, every, types, path)
             shared = (applying, behaviors)
-        processes.append(_Run(seed, batch, ordinal, max_attempts, shared[1]).predict(steps, undo))
+        processes.append(_Run(seed, batch, ordinal, max_attempts, shared[1], fails_when_exhausted).predict(steps, undo))
     return Prediction.of(processes)
 
 
 class _Run:
     """One process as it goes."""
 
-    __slots__ = ("_batch", "_behaviors", "_failures", "_max_attempts", "_ordinal", "_retries", "_seed", "_visits")
+    __slots__ = (
+        "_batch",
+        "_behaviors",
+        "_exhausted",
+        "_failures",
+        "_max_attempts",
+        "_ordinal",
+        "_retries",
+        "_seed",
+        "_visits",
+    )
 
     def __init__(
-        self, seed: int, batch: int, ordinal: int, max_attempts: int, behaviors: Mapping[str, CommandBehavior]
+        self,
+        seed: int,
+        batch: int,
+        ordinal: int,
+        max_attempts: int,
+        behaviors: Mapping[str, CommandBehavior],
+        fails_when_exhausted: bool,
     ) -> None:
         self._seed, self._batch, self._ordinal = seed, batch, ordinal
         self._max_attempts = max_attempts
+        self._exhausted = ProcessStatus.FAILED if fails_when_exhausted else ProcessStatus.WAITING_FOR_TSQ
         self._behaviors = behaviors
         self._visits: dict[str, int] = {}
         self._failures: dict[str, int] | None = None
@@ -167,10 +186,11 @@ class _Run:
             self._count(step)
             if outcome == "business_rule":
                 return ProcessStatus.FAILED
-            if outcome == "permanent" or failures + 1 == self._max_attempts:
-                break
-            self._retries += 1
-        return ProcessStatus.WAITING_FOR_TSQ
+            if outcome == "permanent":
+                return ProcessStatus.WAITING_FOR_TSQ
+            if failures + 1 < self._max_attempts:
+                self._retries += 1
+        return self._exhausted
 
     def _count(self, step: str) -> None:
         if self._failures is None:

@@ -237,13 +237,15 @@ class Runtime:
         """Return what chaos makes of each process of a batch. Errors: ChaosUsageError when the path cannot be told."""
         from .oracle import predict
 
+        policy = self.require_app("predict").retry_policy
         return predict(
             self.manager(manager),
             self.rules,
             count=count,
             seed=self.seed,
             batch=batch_number,
-            max_attempts=self.require_app("predict").retry_policy.max_attempts,
+            max_attempts=policy.max_attempts,
+            fails_when_exhausted=policy.on_exhausted == "fail",
             first_ordinal=first_ordinal,
             path=path,
             command_types=command_types,

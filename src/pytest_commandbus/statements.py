@@ -93,7 +93,8 @@ OBSERVED = """
           JOIN commandbus.command c ON c.process_id = p.process_id
           JOIN commandbus.event e ON e.command_id = c.command_id
          WHERE p.batch_id = ANY ((SELECT ids FROM batch)::uuid[])
-           AND e.type IN ('RETRY_SCHEDULED', 'MOVED_TO_TSQ', 'BUSINESS_RULE_FAILED') AND e.worker_id IS NOT NULL
+           AND e.type IN ('RETRY_SCHEDULED', 'MOVED_TO_TSQ', 'BUSINESS_RULE_FAILED', 'ATTEMPTS_EXHAUSTED')
+           AND e.worker_id IS NOT NULL
          GROUP BY c.process_id, c.step
     ), failures AS (
         SELECT process_id, json_object_agg(step, failures) AS by_step, sum(retries)::integer AS retries

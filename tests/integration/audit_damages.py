@@ -90,6 +90,12 @@ DAMAGES = [
            "UPDATE commandbus.event SET epoch = 1 WHERE command_id = %(id)s AND worker_id = 2"),
     Damage("S6", "a failure too many", "failing", "UPDATE commandbus.event SET max_attempts = 2 WHERE command_id ="
           " %(id)s"),
+    Damage("S6", "given up before its last attempt", "exhausted",
+           "UPDATE commandbus.event SET max_attempts = 3 WHERE command_id = %(id)s"),
+    Damage("S6", "a failure too many before it was given up", "exhausted",
+           "UPDATE commandbus.event SET max_attempts = 1 WHERE command_id = %(id)s"),
+    Damage("S4", "claimed after it was given up", "exhausted",
+           EVENT + "VALUES (%(id)s, 'RECEIVED', commandbus.now(), 3, 1, 1, 3, commandbus.now())"),
     Damage("S6", "an attempt too many", "leased", "UPDATE commandbus.event SET attempt = 4 WHERE command_id = %(id)s"),
     Damage("S6", "failures not counted", "scheduled", "UPDATE commandbus.scheduled SET failures = 0 WHERE command_id"
           " = %(id)s"),

@@ -14,7 +14,8 @@ from commandbus._core.process_sql import ProcessSQL
 DOMAIN = "orders"
 Claim = dict[str, Any]
 
-STATUS = {"COMPLETED": "COMPLETED", "BUSINESS_RULE_FAILED": "FAILED", "MOVED_TO_TSQ": "IN_TROUBLESHOOTING_QUEUE",
+STATUS = {"COMPLETED": "COMPLETED", "BUSINESS_RULE_FAILED": "FAILED",
+          "ATTEMPTS_EXHAUSTED": "FAILED", "MOVED_TO_TSQ": "IN_TROUBLESHOOTING_QUEUE",
           "OPERATOR_CANCEL": "CANCELED", "OPERATOR_COMPLETE": "COMPLETED", "CANCELED": "CANCELED"}  # fmt: skip
 REPLY = {"COMPLETED": "SUCCESS", "FAILED": "FAILED", "CANCELED": "CANCELED"}
 SETTLE = """
@@ -78,7 +79,7 @@ class Bus:
         reply_to: str | None = None,
     ) -> list[UUID]:
         """Record an outcome; `advance` is what becomes of the process, in place of a reply. Returns what was lost."""
-        failed = event in ("RETRY_SCHEDULED", "MOVED_TO_TSQ")
+        failed = event in ("RETRY_SCHEDULED", "MOVED_TO_TSQ", "ATTEMPTS_EXHAUSTED")
         outcome = self._outcome(claim, event, claim["failures"] + failed, claim["failures"] + 1)
         outcome |= {"delay": delay, "reply_to": reply_to or claim["reply_to"]}
         if not (reply_to or claim["reply_to"]) or advance is not None:
@@ -105,7 +106,7 @@ class Bus:
 
     def _outcome(self, row: dict[str, Any], event: str, failures: int, attempts: int) -> dict[str, Any]:
         status = STATUS.get(event)
-        failed = event in ("RETRY_SCHEDULED", "MOVED_TO_TSQ", "BUSINESS_RULE_FAILED")
+        failed = event in ("RETRY_SCHEDULED", "MOVED_TO_TSQ", "BUSINESS_RULE_FAILED", "ATTEMPTS_EXHAUSTED")
         found = self.rows("SELECT process_id FROM commandbus.command WHERE command_id = %(id)s", id=row["command_id"])
         process_id = found[0]["process_id"] if found else None  # the command may have been pruned
         return {
@@ -224,6 +225,7 @@ def _commands(bus: Bus) -> None:
         "extended",
         "canceled",
         "failing",
+        "exhausted",
     )
     bus.settle(bus.claim("done"))
     bus.settle(bus.claim("refused"), "BUSINESS_RULE_FAILED")
@@ -241,6 +243,8 @@ def _commands(bus: Bus) -> None:
     bus.renew(extended, "2 hours")
     bus.settle(extended)
     bus.operate("canceled", "CANCELED")
+    bus.fail("exhausted", max_attempts=2)
+    bus.settle(bus.claim("exhausted", max_attempts=2), "ATTEMPTS_EXHAUSTED")
     bus.fail("failing")
     bus.fail("failing")
     bus.fail("failing")

@@ -56,7 +56,7 @@ async def test_an_empty_bus_is_sound(bus: Bus, empty_dsn: str) -> None:
 async def test_a_history_of_every_kind_is_sound(bus: Bus, empty_dsn: str) -> None:
     write_history(bus)
     types = {row["type"] for row in bus.rows("SELECT DISTINCT type FROM commandbus.event")}
-    assert len(types) == 13
+    assert len(types) == 14
     assert await audited(empty_dsn) == []
 
 

@@ -110,6 +110,30 @@ async def test_the_first_claim_stores_its_worker_s_max_attempts(bench: Bench) ->
     assert received == [2, 2]
 
 
+async def test_a_policy_may_fail_what_is_out_of_attempts(bench: Bench) -> None:
+    @bench.handler("Flaky")
+    async def flaky(command: Command, context: HandlerContext) -> None:
+        raise TransientCommandError("NO_LINE", f"attempt {context.attempt}")
+
+    async with bench.worker(retry_policy=RetryPolicy(max_attempts=2, backoff_schedule=[0], on_exhausted="fail")):
+        failed = await bench.until(await bench.send("Flaky", reply_to="caller"), CommandStatus.FAILED)
+    assert (failed.attempts, failed.error_code, failed.error_message) == (2, "NO_LINE", "attempt 2")
+    assert await bench.trail(failed.command_id) == [
+        "SENT",
+        "RECEIVED",
+        "RETRY_SCHEDULED",
+        "RECEIVED",
+        "ATTEMPTS_EXHAUSTED",
+    ]
+    replies = await bench.execute(
+        "SELECT outcome, error_code FROM commandbus.reply WHERE command_id = %s", failed.command_id
+    )
+    assert replies == [("FAILED", "NO_LINE")]
+    assert await bench.execute(
+        "SELECT status FROM commandbus.uncompleted WHERE command_id = %s", failed.command_id
+    ) == [("FAILED",)]
+
+
 async def test_a_permanent_failure_is_parked_at_once(bench: Bench) -> None:
     @bench.handler("Broken")
     async def broken(command: Command, context: HandlerContext) -> None:

@@ -91,7 +91,9 @@ def told(chaos: ChaosRules, count: int = 50, manager: Order | None = None, **mor
     return predict(manager or Order(), chaos, count=count, **given)
 
 
-def simulated(behaviors: Mapping[Step, CommandBehavior], ordinal: int, seed: int, max_attempts: int) -> dict[str, Any]:
+def simulated(
+    behaviors: Mapping[Step, CommandBehavior], ordinal: int, seed: int, max_attempts: int, fails: bool
+) -> dict[str, Any]:
     """Walk one process attempt by attempt, in the plainest way."""
     plan: list[Step] = list(FORWARD)
     done: list[Step] = []
@@ -108,9 +110,10 @@ def simulated(behaviors: Mapping[Step, CommandBehavior], ordinal: int, seed: int
                 done.append(step)
                 break
             failures[step.value] += 1
-            if outcome == "business_rule" and undoing:
+            is_failed = outcome == "business_rule" or (fails and outcome != "permanent" and attempt == max_attempts)
+            if is_failed and undoing:
                 return {"outcome": "FAILED", "step": step, "failures": failures, "retries": retries}
-            if outcome == "business_rule":
+            if is_failed:
                 undoing, blamed = True, step
                 undo = [Order().get_compensation_step(s) for s in reversed(done)]
                 plan = [s for s in undo if s is not None]
@@ -126,13 +129,15 @@ def simulated(behaviors: Mapping[Step, CommandBehavior], ordinal: int, seed: int
     seed=st.integers(),
     first=st.integers(0, 1_000),
     max_attempts=st.integers(1, 5),
+    fails=st.booleans(),
 )
 def test_the_oracle_equals_a_plain_simulation(
-    behaviors: dict[Step, CommandBehavior], seed: int, first: int, max_attempts: int
+    behaviors: dict[Step, CommandBehavior], seed: int, first: int, max_attempts: int, fails: bool
 ) -> None:
     chaos = ChaosRules(ChaosRule((step.value,), behavior, step.name) for step, behavior in behaviors.items())
-    prediction = told(chaos, 8, seed=seed, first_ordinal=first, max_attempts=max_attempts)
-    expected = [simulated(behaviors, n, seed, max_attempts) for n in range(first, first + 8)]
+    options = {"seed": seed, "first_ordinal": first, "max_attempts": max_attempts, "fails_when_exhausted": fails}
+    prediction = told(chaos, 8, **options)
+    expected = [simulated(behaviors, n, seed, max_attempts, fails) for n in range(first, first + 8)]
     assert [p.ordinal for p in prediction.processes] == list(range(first, first + 8))
     assert [
         {"outcome": p.outcome, "step": p.failing_step, "failures": p.failures, "retries": p.retries}

@@ -157,6 +157,22 @@ def test_a_transient_failure_is_retried_until_its_attempts_are_used_up(failures:
         assert (outcome.event, outcome.status, outcome.delay) == ("MOVED_TO_TSQ", PARKED, None)
 
 
+@given(failures=st.integers(0, 10), max_attempts=st.integers(1, 5), error=failure_types)
+def test_a_policy_that_fails_instead_of_parking_does_so_for_the_last_attempt_alone(
+    failures: int, max_attempts: int, error: type[Exception]
+) -> None:
+    parking, failing = (RetryPolicy(on_exhausted=what) for what in ("park", "fail"))
+    park, fail = (failed(error("BUSY", "no"), failures, max_attempts, p, {}) for p in (parking, failing))
+    if error is not TransientCommandError or failures + 1 < max_attempts:
+        assert fail == park
+        return
+    assert (park.event, park.status, park.reply) == ("MOVED_TO_TSQ", PARKED, None)
+    assert (fail.event, fail.status, fail.reply) == ("ATTEMPTS_EXHAUSTED", CommandStatus.FAILED, ReplyOutcome.FAILED)
+    for outcome in (park, fail):
+        assert (outcome.failures, outcome.attempts, outcome.delay) == (failures + 1, failures + 1, None)
+        assert (outcome.error_code, outcome.error_message) == ("BUSY", "no")
+
+
 def test_a_permanent_failure_is_parked_with_attempts_left() -> None:
     outcome = failed(PermanentCommandError("GONE", "no such order", {"order": 7}), 0, 3, POLICY, {})
     assert (outcome.event, outcome.status, outcome.failures) == ("MOVED_TO_TSQ", PARKED, 1)

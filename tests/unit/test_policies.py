@@ -76,6 +76,7 @@ def test_the_schedule_cannot_be_changed_behind_the_policys_back() -> None:
         ({"backoff_schedule": [math.nan]}, "finite seconds"),
         ({"jitter": 1.5}, "jitter must be from 0 to 1, not 1.5"),
         ({"jitter": math.nan}, "jitter must be from 0 to 1"),
+        ({"on_exhausted": "drop"}, 'on_exhausted must be "park" or "fail", not \'drop\''),
     ],
 )
 def test_what_makes_no_sense_is_refused(options: dict[str, object], message: str) -> None:

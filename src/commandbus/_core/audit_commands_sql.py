@@ -14,7 +14,8 @@ STATE = AuditStatement(
         WITH last AS (
             SELECT e.command_id, e.type, e.ts, e.epoch, e.worker_id
               FROM commandbus.event e
-             WHERE e.type IN ('COMPLETED', 'BUSINESS_RULE_FAILED', 'CANCELED', 'OPERATOR_CANCEL', 'OPERATOR_COMPLETE')
+             WHERE e.type IN ('COMPLETED', 'BUSINESS_RULE_FAILED', 'ATTEMPTS_EXHAUSTED', 'CANCELED', 'OPERATOR_CANCEL',
+                              'OPERATOR_COMPLETE')
                AND (%(odd_commands)s::uuid[] IS NULL OR e.command_id = ANY (%(odd_commands)s::uuid[]))
             UNION ALL
             (SELECT DISTINCT ON (e.command_id) e.command_id, e.type, e.ts, e.epoch, e.worker_id
@@ -32,7 +33,7 @@ STATE = AuditStatement(
                    num_nonnulls(q.command_id, s.command_id, t.command_id) AS places,
                    c.status IN ('COMPLETED', 'FAILED', 'CANCELED') AS terminal,
                    CASE WHEN last.type IN ('COMPLETED', 'OPERATOR_COMPLETE') THEN 'COMPLETED'
-                        WHEN last.type = 'BUSINESS_RULE_FAILED' THEN 'FAILED'
+                        WHEN last.type IN ('BUSINESS_RULE_FAILED', 'ATTEMPTS_EXHAUSTED') THEN 'FAILED'
                         WHEN last.type IN ('CANCELED', 'OPERATOR_CANCEL') THEN 'CANCELED'
                         WHEN last.type = 'MOVED_TO_TSQ' THEN 'IN_TROUBLESHOOTING_QUEUE'
                         WHEN last.type IS NOT NULL THEN 'PENDING' END AS said_status,

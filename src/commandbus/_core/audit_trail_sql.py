@@ -19,7 +19,8 @@ TRAIL = AuditStatement(
                 e.lease_until,
                    lag(e.type) OVER trail AS before, lag(e.ts) OVER trail AS before_ts,
                    lag(e.epoch) OVER trail AS before_epoch, lag(e.worker_id) OVER trail AS before_worker,
-                   lag(e.lease_until) OVER trail AS before_lease
+                   lag(e.lease_until) OVER trail AS before_lease,
+                   lag(e.max_attempts) OVER trail AS before_allowed
               FROM commandbus.event e
              WHERE e.type <> 'LATE_OUTCOME_DROPPED'
                AND (%(odd_commands)s::uuid[] IS NULL OR e.command_id = ANY (%(odd_commands)s::uuid[]))
@@ -30,19 +31,20 @@ TRAIL = AuditStatement(
                        WHEN type = 'SENT' THEN before IS NULL
                        WHEN type = 'RECEIVED' THEN before IN
                            ('SENT', 'RELEASED', 'RETRY_SCHEDULED', 'OPERATOR_RETRY', 'RECEIVED', 'LEASE_EXTENDED')
-                       WHEN type IN ('COMPLETED', 'RETRY_SCHEDULED', 'MOVED_TO_TSQ', 'BUSINESS_RULE_FAILED', 'RELEASED',
-                                     'LEASE_EXTENDED') THEN before IN ('RECEIVED', 'LEASE_EXTENDED')
+                       WHEN type IN ('COMPLETED', 'RETRY_SCHEDULED', 'MOVED_TO_TSQ', 'BUSINESS_RULE_FAILED',
+                                     'ATTEMPTS_EXHAUSTED', 'RELEASED', 'LEASE_EXTENDED')
+                           THEN before IN ('RECEIVED', 'LEASE_EXTENDED')
                        WHEN type = 'CANCELED' AND worker_id IS NULL THEN before IN
                            ('SENT', 'RELEASED', 'RETRY_SCHEDULED', 'OPERATOR_RETRY')
                        WHEN type = 'CANCELED' THEN before IN ('RECEIVED', 'LEASE_EXTENDED')
                        WHEN type IN ('OPERATOR_RETRY', 'OPERATOR_CANCEL', 'OPERATOR_COMPLETE')
                            THEN before = 'MOVED_TO_TSQ'
                        END, false) AS illegal,
-                   coalesce(before IN ('COMPLETED', 'BUSINESS_RULE_FAILED', 'CANCELED', 'OPERATOR_CANCEL',
-                                       'OPERATOR_COMPLETE'), false) AS ended,
+                   coalesce(before IN ('COMPLETED', 'BUSINESS_RULE_FAILED', 'ATTEMPTS_EXHAUSTED', 'CANCELED',
+                                       'OPERATOR_CANCEL', 'OPERATOR_COMPLETE'), false) AS ended,
                    coalesce(before IN ('RECEIVED', 'LEASE_EXTENDED'), false) AS claimed,
-                   type IN ('COMPLETED', 'RETRY_SCHEDULED', 'MOVED_TO_TSQ', 'BUSINESS_RULE_FAILED', 'RELEASED',
-                            'LEASE_EXTENDED', 'CANCELED') AS by_claim,
+                   type IN ('COMPLETED', 'RETRY_SCHEDULED', 'MOVED_TO_TSQ', 'BUSINESS_RULE_FAILED',
+                            'ATTEMPTS_EXHAUSTED', 'RELEASED', 'LEASE_EXTENDED', 'CANCELED') AS by_claim,
                    coalesce(type = 'MOVED_TO_TSQ' AND worker_id IS NULL AND ts >= before_lease, false) AS swept
               FROM steps
         ), named AS (
@@ -55,6 +57,7 @@ TRAIL = AuditStatement(
                    type = 'RECEIVED' AND epoch IS DISTINCT FROM coalesce(before_epoch, 0) + 1 AS gap,
                    type = 'RECEIVED' AND (attempt IS NULL OR max_attempts IS NULL OR attempt > max_attempts
                        OR (attempt <> 1 AND before IN ('SENT', 'OPERATOR_RETRY'))) AS miscounted,
+                   coalesce(type = 'ATTEMPTS_EXHAUSTED' AND attempt < before_allowed, false) AS hasty,
                    type = 'RECEIVED' AND claimed AND ts < before_lease AS stolen,
                    ts < before_ts AND before <> 'LEASE_EXTENDED' AS early
               FROM judged
@@ -79,12 +82,14 @@ TRAIL = AuditStatement(
                                 coalesce(before_epoch, 0))),
              ('S6', miscounted, format('RECEIVED as attempt %%s of %%s after %%s', coalesce(attempt::text, 'none'),
                                        coalesce(max_attempts::text, 'none'), before)),
+             ('S6', hasty, format('ATTEMPTS_EXHAUSTED after attempt %%s of %%s', attempt, before_allowed)),
              ('S7', stolen, format('RECEIVED at %%s while the claim before it holds until %%s', ts, before_lease)),
              ('S7', early AND type = 'RECEIVED' AND before <> 'SENT',
               format('RECEIVED at %%s before the earlier claim ended with %%s at %%s', ts, before, before_ts)),
              ('S13', early, format('%%s at %%s is earlier than %%s at %%s', type, ts, before, before_ts))
          ) AS v (rule, broken, message)
-         WHERE (illegal OR ended OR unfenced OR misnamed OR bare OR gap OR miscounted OR stolen OR early) AND v.broken
+         WHERE (illegal OR ended OR unfenced OR misnamed OR bare OR gap OR miscounted OR hasty OR stolen
+                OR early) AND v.broken
     """,
 )
 
@@ -117,7 +122,7 @@ LIVES = AuditStatement(
     statement="""
         WITH troubled AS (
             SELECT DISTINCT command_id FROM commandbus.event
-             WHERE (epoch > 1 OR type IN ('RETRY_SCHEDULED', 'MOVED_TO_TSQ'))
+             WHERE (epoch > 1 OR type IN ('RETRY_SCHEDULED', 'MOVED_TO_TSQ', 'ATTEMPTS_EXHAUSTED'))
                AND (%(odd_commands)s::uuid[] IS NULL OR command_id = ANY (%(odd_commands)s::uuid[]))
         ), steps AS (
             SELECT e.command_id, e.type, e.worker_id, e.attempt, e.max_attempts, e.details ->> 'code' AS code,
@@ -131,8 +136,9 @@ LIVES = AuditStatement(
         ), lives AS (
             SELECT command_id, life, max(max_attempts) AS allowed,
                    count(*) FILTER (WHERE type = 'RETRY_SCHEDULED') AS retries,
-                   count(*) FILTER (WHERE type = 'RETRY_SCHEDULED' OR (type = 'MOVED_TO_TSQ' AND worker_id IS NOT NULL
-                       AND code IS DISTINCT FROM 'HANDLER_NOT_FOUND')) AS failures,
+                   count(*) FILTER (WHERE type IN ('RETRY_SCHEDULED', 'ATTEMPTS_EXHAUSTED')
+                       OR (type = 'MOVED_TO_TSQ' AND worker_id IS NOT NULL
+                           AND code IS DISTINCT FROM 'HANDLER_NOT_FOUND')) AS failures,
                    count(*) FILTER (WHERE (type = 'RECEIVED' AND before IN ('RECEIVED', 'LEASE_EXTENDED'))
                                        OR (type = 'MOVED_TO_TSQ' AND worker_id IS NULL)) AS lost,
                    coalesce(max(attempt) FILTER (WHERE type = 'RECEIVED'), 1) AS attempt

@@ -54,6 +54,8 @@ def _spell(finished: Finished, error: BaseException | None) -> tuple[int, str]:
             level = logging.WARNING if error is not None or outcome.error_code == TIMEOUT else logging.INFO
             attempts = f"attempt {outcome.attempts} of {claimed.max_attempts}"
             return level, f"{attempts} failed, again in {outcome.delay or 0:g} s, {_why(outcome)}"
+        case "ATTEMPTS_EXHAUSTED":
+            return logging.WARNING, f"failed for good, attempt {outcome.attempts} was the last, {_why(outcome)}"
         case "MOVED_TO_TSQ":
             return logging.ERROR, f"parked for an operator, {_why(outcome)}"
         case "RELEASED":

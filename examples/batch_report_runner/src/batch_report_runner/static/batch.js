@@ -1,0 +1,88 @@
+import { ask, byId, cell, link, span, tell } from "./common.js";
+
+const id = byId("batch").dataset.id;
+const OPEN = ["PENDING", "PROCESSING"];
+let cursor = "", shown = "", pause = 500;
+
+function showProgress(state) {
+  byId("status").textContent = state.status;
+  byId("status").dataset.status = state.status;
+  byId("bar").value = state.percentage;
+  byId("processed").textContent = `${state.processed} of ${state.total}`;
+  for (const name of ["succeeded", "failed", "cancelled"]) byId(name).textContent = state[name];
+  byId("elapsed").textContent = span(state.elapsed_seconds);
+  byId("remaining").textContent = span(state.remaining_seconds);
+  byId("rate").textContent = state.leads_per_second;
+  byId("current").textContent = state.current_lead ? `Now: ${state.current_lead}` : "";
+  byId("cancel").hidden = !OPEN.includes(state.status);
+  byId("errors").hidden = state.failed + state.cancelled === 0;
+  byId("latest").hidden = state.latest_errors.length === 0;
+  byId("latest-list").replaceChildren(...state.latest_errors.map((error) => {
+    const line = document.createElement("li");
+    line.textContent = `Lead ${error.lead_id}: ${error.error_code}, ${error.error_message} (${error.attempts} attempts)`;
+    return line;
+  }));
+}
+
+async function refresh() {
+  const state = await ask(`/api/batch/${id}/status`);
+  showProgress(state);
+  byId("cost").textContent = state.actual_cost == null ? `${state.quoted_cost} quoted` : Number(state.actual_cost).toFixed(2);
+  tell("problem", state.error);
+  return state;
+}
+
+async function loadLeads(fresh) {
+  const query = new URLSearchParams({ status: byId("show").value, cursor: fresh ? "" : cursor, limit: "50" });
+  const page = await ask(`/api/batch/${id}/leads?${query}`);
+  if (fresh) byId("rows").replaceChildren();
+  for (const lead of page.items) {
+    const row = byId("rows").insertRow();
+    cell(row, lead.name || lead.lead_id);
+    cell(row, lead.status);
+    cell(row, lead.attempts, "number wide");
+    cell(row, lead.error_code, "wide");
+    const report = lead.report_url ? link(lead.report_url, "Open") : "–";
+    if (report instanceof Node) { report.target = "_blank"; report.rel = "noopener"; }
+    cell(row, report);
+  }
+  cursor = page.next_cursor ?? "";
+  byId("more").hidden = !cursor;
+}
+
+// A socket that breaks is opened anew, with a new token, after a pause that grows.
+async function watch() {
+  let state;
+  try {
+    state = await refresh();
+  } catch (error) {
+    tell("problem", error.message);
+    return again();
+  }
+  await loadLeads(true);
+  if (!OPEN.includes(state.status)) {
+    byId("live").textContent = "";
+    return;
+  }
+  const socket = new WebSocket(state.websocket_url);
+  socket.addEventListener("open", () => { byId("live").textContent = "live"; pause = 500; });
+  socket.addEventListener("message", (event) => {
+    const news = JSON.parse(event.data);
+    if ("percentage" in news) showProgress(news);
+  });
+  socket.addEventListener("close", again);
+}
+
+function again() {
+  byId("live").textContent = "reconnecting…";
+  setTimeout(watch, pause);
+  pause = Math.min(pause * 2, 10000);
+}
+
+byId("cancel").addEventListener("click", async () => {
+  byId("cancel").disabled = true;
+  try { await ask(`/api/batch/${id}/cancel`, {}); } catch (error) { tell("problem", error.message); }
+});
+byId("show").addEventListener("change", () => loadLeads(true));
+byId("more").addEventListener("click", () => loadLeads(false));
+watch();
