@@ -1,11 +1,16 @@
 """What holds for every run of the tests: patience, and what is printed at the end."""
 
+import signal
+
 import pytest
 from hypothesis import settings
 
 settings.register_profile("patient", settings(deadline=None))  # a busy machine proves nothing; in CI this holds anyway
 if settings.default is not None and settings.default.deadline is not None:
     settings.load_profile("patient")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it for what it starts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # else all that tests start would ignore it too
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
