@@ -1,7 +1,4 @@
-"""What holds for every run of the tests: patience, what measures coverage, and what is printed at the end."""
-
-import os
-from collections.abc import Iterator
+"""What holds for every run of the tests: patience, and what is printed at the end."""
 
 import pytest
 from hypothesis import settings
@@ -9,24 +6,6 @@ from hypothesis import settings
 settings.register_profile("patient", settings(deadline=None))  # a busy machine proves nothing; in CI this holds anyway
 if settings.default is not None and settings.default.deadline is not None:
     settings.load_profile("patient")
-
-MEASURING = "COVERAGE_PROCESS_CONFIG"
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _measuring() -> Iterator[str | None]:
-    """What makes every Python that is started measure its coverage, taken away: a third of all the time goes there."""
-    asked = os.environ.pop(MEASURING, None)
-    yield asked
-    if asked is not None:
-        os.environ[MEASURING] = asked
-
-
-@pytest.fixture
-def measured(_measuring: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The processes that this test starts measure their coverage: for code that runs in such alone."""
-    if _measuring is not None:
-        monkeypatch.setenv(MEASURING, _measuring)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

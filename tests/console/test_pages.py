@@ -161,6 +161,16 @@ async def test_a_parked_command_tells_its_error_and_its_data(reader: Reader, pla
     ):
         assert text in page
     assert f"/batches/{played.command_batch}" in links(page)
+    assert "traceback" not in page
+
+
+async def test_an_unexpected_exception_tells_where_its_traceback_is(
+    reader: Reader, console_app: App, cb_pool: Pool
+) -> None:
+    crashed = await fill(console_app, cb_pool, ["crash"])
+    page = await reader.get(f"/commands/{crashed.commands['crash']}")
+    assert "RuntimeError: an unexpected state of the cart" in page
+    assert re.search(r"The log of worker \d+ has the traceback, under the id of the command\.", page)
 
 
 async def test_a_command_that_nobody_handles_says_so(reader: Reader, cb_pool: Pool) -> None:

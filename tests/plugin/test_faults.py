@@ -17,6 +17,8 @@ from .conftest import Suite
 from .shop import OrderProcess
 from .test_worker_pool import wait_until
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 
 async def one(pool, statement: str):
     """The one value that answers a question to the test's database."""

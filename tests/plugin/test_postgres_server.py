@@ -25,6 +25,8 @@ DEADLINE_SECONDS = 20.0
 OWNER = """
 import sys, threading
 from pytest_commandbus.postgres.server import EmbeddedPostgres
+
+pytestmark = pytest.mark.usefixtures("measured")
 server = EmbeddedPostgres()
 server.start()
 print(server.pid, server.home, server.data, sep="|", flush=True)

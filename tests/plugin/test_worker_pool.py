@@ -14,6 +14,8 @@ from pytest_commandbus.worker_pool import WorkerDiedError
 from .conftest import Suite
 from .shop import OrderProcess
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 LEASE = 30  # seconds, as a worker has it when nothing is said
 
 

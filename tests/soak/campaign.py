@@ -42,7 +42,7 @@ def play(target: Figures, seconds: float, seed: int, *, is_fenced: bool = True) 
 
     is_fenced: False takes the fence out of the bus, to see that this would be noticed.
     """
-    for name in ("commandbus", "psycopg.pool"):
+    for name in ("commandbus", "psycopg"):  # what they say of the trouble that we make
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with EmbeddedPostgres(crash_safe=True) as server:
         migrate(server.dsn())

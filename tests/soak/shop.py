@@ -139,7 +139,7 @@ for command_type in (PLAIN, ODD, *Step):
 def work(dsn: str, path: str, parent: Connection) -> None:
     """Be a worker process, until SIGTERM, or until the process that holds the other end of `parent` is gone."""
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    for name in ("commandbus", "psycopg.pool", "asyncio"):
+    for name in ("commandbus", "psycopg", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     sys.exit(asyncio.run(_work(dsn, Account(path))))
 

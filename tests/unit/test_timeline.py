@@ -8,8 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-pytest.importorskip("fastapi", reason="the console's packages are an extra")
-
 from commandbus import AuditEvent
 from commandbus.web.timeline import draw, spans
 

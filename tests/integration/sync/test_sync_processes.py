@@ -142,23 +142,26 @@ def test_a_portal_is_of_no_use_in_a_fork_and_says_so(dsn: str) -> None:
 
 @pytest.mark.parametrize(
     "at_the_end",
-    ["", "sys.exit(0)", "bus.close()", "threading.Thread(target=sleep, daemon=True).start(); asleep.wait(20)"],
+    ["", "sys.exit(0)", "bus.close()", "threading.Thread(target=sleep, daemon=True).start(); wait_until_asleep()"],
 )
 def test_the_interpreter_ends_at_once_and_leaves_no_connection(dsn: str, at_the_end: str) -> None:
     run(
         dsn,
-        f"""
-        asleep = threading.Event()
-
+        """
         def sleep():
             with contextlib.suppress(InvalidOperationError), bus.transaction() as conn:
-                asleep.set()
                 conn.execute("SELECT pg_sleep(600)")
+
+        def wait_until_asleep():
+            with psycopg.connect(dsn, autocommit=True) as conn:
+                while conn.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+                                   " AND datname = current_database()").fetchone() == (0,):
+                    pass
 
         bus = connect(dsn)
         send(bus)
-        {at_the_end}
-        """,
+        AT_THE_END
+        """.replace("AT_THE_END", at_the_end),
     )
     with psycopg.connect(dsn, autocommit=True) as conn:
         until(lambda: others(conn) == 0, "the server to see nobody")

@@ -18,7 +18,7 @@ from typing import Any
 from .asking import Answer, ask
 
 TOKEN = "token-of-the-load"
-LEADS = 1000
+MOST = 1000
 TARGETS = {"status": 0.5, "preview": 0.2}  # seconds, 95 of 100
 
 
@@ -47,13 +47,13 @@ class Clients:
         begun = await self.ask("start", "POST", "/api/batch/start", asked)
         return str(begun.value["batch_id"])
 
-    async def one(self, number: int, batch_id: str, stop: asyncio.Event) -> None:
+    async def one(self, number: int, leads: int, batch_id: str, stop: asyncio.Event) -> None:
         """What a user does, until it is enough: looks often, previews at times, starts a small batch now and then."""
         while not stop.is_set():
             for _ in range(4):
                 await self.ask("status", "GET", f"/api/batch/{batch_id}/status")
                 await asyncio.sleep(0.5)
-            asked = {"lead_ids": list(range(1 + number, 1 + number + LEADS))}
+            asked = {"lead_ids": list(range(1 + number, 1 + number + leads))}
             await self.ask("preview", "POST", "/api/batch/preview", asked)
             if number % 10 == 0:
                 await self.start(2000 + number, 1)
@@ -66,12 +66,12 @@ def percentile(values: list[float], percent: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
 
 
-async def drive(port: int, clients: int) -> bool:
-    """Start a batch of 1,000 leads, look at it with so many clients until it ends; print the table."""
+async def drive(port: int, clients: int, leads: int) -> bool:
+    """Start a batch of so many leads, look at it with so many clients until it ends; print the table."""
     users, stop = Clients(port), asyncio.Event()
-    batch_id = await users.start(1, LEADS)
+    batch_id = await users.start(1, leads)
     began = time.monotonic()
-    tasks = [asyncio.create_task(users.one(number, batch_id, stop)) for number in range(clients)]
+    tasks = [asyncio.create_task(users.one(number, leads, batch_id, stop)) for number in range(clients)]
     state: dict[str, Any] = {"status": "PROCESSING"}
     while state["status"] in ("PENDING", "PROCESSING"):
         await asyncio.sleep(1)
@@ -81,7 +81,7 @@ async def drive(port: int, clients: int) -> bool:
     took = time.monotonic() - began
     stop.set()
     await asyncio.gather(*tasks)
-    print(f"{LEADS} leads, {clients} clients: the batch is {state['status']} after {took:.1f} s")
+    print(f"{leads} leads, {clients} clients: the batch is {state['status']} after {took:.1f} s")
     print(f"{'':10}{'requests':>9}{'refused':>9}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}  target p95")
     is_good = True
     for name in ("preview", "start", "status"):
@@ -99,6 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the load; returns 1 when a target was missed and --strict was given."""
     parser = argparse.ArgumentParser(prog="batch_report_runner.load", description=__doc__)
     parser.add_argument("--clients", type=int, default=50)
+    parser.add_argument("--leads", type=int, default=MOST)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--latency", type=float, default=0.5, help="seconds of the provider")
     parser.add_argument("--strict", action="store_true")
@@ -118,7 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
             asyncio.run(_ready(port))
-            is_good = asyncio.run(drive(port, asked.clients))
+            is_good = asyncio.run(drive(port, asked.clients, asked.leads))
         finally:
             process.terminate()
             process.wait(60)

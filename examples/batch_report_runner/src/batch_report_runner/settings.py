@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -63,7 +63,7 @@ class Settings:
 
 
 def _by_default(text: str, name: str) -> object:
-    kind = type(getattr(Settings, name, ""))
+    kind: Callable[[str], object] = type(getattr(Settings, name, ""))
     return kind(text)
 
 

@@ -69,11 +69,13 @@ class Upkeep:
                 await asyncio.sleep(_RESTED)
 
     async def _lead(self, leading: Connection) -> None:
-        while not (await first(leading, sql.LEAD_UPKEEP) or {})["leads"]:  # noqa: ASYNC110  another process holds the lock
-            await asyncio.sleep(EVERY * 4)
+        leads = False
         while True:
-            await leading.execute("SELECT 1")  # the lock is held only as long as its session lives
-            await self.round()
+            if leads:
+                await leading.execute("SELECT 1")  # the lock is held only as long as its session lives
+                await self.round()
+            else:
+                leads = (await first(leading, sql.LEAD_UPKEEP) or {})["leads"]
             await asyncio.sleep(EVERY)
 
     async def round(self) -> None:
@@ -171,12 +173,10 @@ class Upkeep:
             batch = await first(conn, sql.LOCK_OPEN, batch_id=batch_id)
             if batch is None:
                 return None
-            rest = (
-                ("CANCELLED", "CANCELED", "it was not run")
-                if batch["ending"]
-                else ("FAILED", "NOT_RUN", "its process failed")
-            )
-            await fetch(conn, sql.END_REST, batch_id=batch_id, status=rest[0], code=rest[1], message=rest[2])
+            rest = {"status": "FAILED", "code": "NOT_RUN", "message": "its process failed"}
+            if batch["ending"]:
+                rest = {"status": "CANCELLED", "code": "CANCELED", "message": "it was not run"}
+            await fetch(conn, sql.END_REST, batch_id=batch_id, **rest)
             counts = await first(conn, sql.COUNTS, batch_id=batch_id) or {}
             status, error = final_status(batch["ending"], counts)
             ended = await first(conn, sql.END_BATCH, batch_id=batch_id, status=status, error=error) or {}

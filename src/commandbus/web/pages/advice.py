@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from commandbus.models import AuditEvent, CommandMetadata, CommandStatus
+from commandbus.outcome import HANDLER_NOT_FOUND, UNHANDLED_EXCEPTION
 from commandbus.process.models import CANCELED, ProcessAuditEntry, ProcessMetadata, ProcessStatus
 from commandbus.web.shown import duration
 
@@ -16,9 +17,6 @@ class Advice:
     tone: str
     text: str
     next: list[str] = field(default_factory=list)
-
-
-_LOG = "The log of the worker has the traceback, under the id of the command."
 
 
 def for_command(command: CommandMetadata, events: Sequence[AuditEvent], now: datetime, *, is_handled: bool) -> Advice:
@@ -57,22 +55,20 @@ def _parked(command: CommandMetadata, last: AuditEvent | None, now: datetime) ->
                 "Its effect may have happened: look before you retry, and complete it by hand if it has.",
             ],
         )
-    if command.error_code == "HANDLER_NOT_FOUND":
+    if command.error_code == HANDLER_NOT_FOUND:
         return Advice(
             "bad",
             f"Parked{since}: no live worker had a handler for {command.command_type}.",
             ["Deploy a worker that has one, then retry."],
         )
     tried = f"after {_times(command.attempts, 'failed attempt')}"
-    return Advice(
-        "bad",
-        f"Parked{since} {tried}. It waits for you.",
-        [
-            "Retry it once its cause is mended: it gets all its attempts again.",
-            "Complete it when its work was done by other means; cancel it when it must not be done.",
-            _LOG,
-        ],
-    )
+    todo = [
+        "Retry it once its cause is mended: it gets all its attempts again.",
+        "Complete it when its work was done by other means; cancel it when it must not be done.",
+    ]
+    if command.error_code == UNHANDLED_EXCEPTION and last is not None:
+        todo.insert(0, f"The log of worker {last.worker_id} has the traceback, under the id of the command.")
+    return Advice("bad", f"Parked{since} {tried}. It waits for you.", todo)
 
 
 def _running(command: CommandMetadata, now: datetime) -> Advice:
