@@ -26,6 +26,7 @@ async def test_an_empty_bus_has_a_dashboard_that_says_so(client: httpx.AsyncClie
     assert "Nothing waits, and nobody works" in answer.text
 
 
+@pytest.mark.cb_no_audit  # statistics without their workers
 @pytest.mark.asyncio
 async def test_charts_come_from_what_workers_stored(client: httpx.AsyncClient, cb_pool: Any) -> None:
     """Two workers, one minute: every second of it is in some point, once, whatever the steps."""
@@ -46,6 +47,7 @@ async def test_charts_come_from_what_workers_stored(client: httpx.AsyncClient, c
     assert {len(line) for line in lines.values()} == {180}
 
 
+@pytest.mark.cb_no_audit  # statistics without their workers
 @pytest.mark.browser
 def test_the_dashboard_follows_the_bus_and_a_reload_keeps_its_charts(
     page: Page, served: Served, cb_database: Database
