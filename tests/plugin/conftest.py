@@ -22,7 +22,8 @@ from commandbus import App
 from . import shop
 
 SHOP = Path(shop.__file__)
-STRICT = ("-W", "error", "--strict-markers", "--strict-config", "-p", "no:cacheprovider", "-p", "no:hypothesispytest")
+_NOT = ("cacheprovider", "hypothesispytest", "schemathesis")  # what would write, or change what Hypothesis prints
+STRICT = ("-W", "error", "--strict-markers", "--strict-config", *(f"-pno:{name}" for name in _NOT))
 HEAD = """
 import pytest
 from shop import OrderProcess, StrangerProcess, app

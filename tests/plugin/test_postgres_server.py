@@ -22,11 +22,11 @@ from pytest_commandbus.postgres.server import EmbeddedPostgres
 
 DEADLINE_SECONDS = 20.0
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 OWNER = """
 import sys, threading
 from pytest_commandbus.postgres.server import EmbeddedPostgres
-
-pytestmark = pytest.mark.usefixtures("measured")
 server = EmbeddedPostgres()
 server.start()
 print(server.pid, server.home, server.data, sep="|", flush=True)

@@ -40,7 +40,7 @@ class ProcessTrail:
     trail: list[ProcessAuditEntry]
 
 
-@click.command(short_help="Check every invariant, or show the trail of one command or process.")
+@click.command(short_help="Check every invariant, or show a command or process trail.")
 @click.argument("subject", metavar="[ID]", required=False, type=click.UUID)
 @click.option("--domain", "domains", multiple=True, help="Report about this domain only. Repeatable. [default: all]")
 @click.option("--at-rest", is_flag=True, help="Check also what must hold once nothing is left to do.")
