@@ -1,7 +1,7 @@
 """What one three-step process costs: CPU of Python and of PostgreSQL, WAL, rows and bytes; and what that foretells.
 
 `python -m benchmarks.cost --json PATH` measures, with 1, 2 and 4 worker processes; `--from PATH` instead of it
-prints the tables of docs/explanation/scale.md from such a file, with what was measured beside what is foretold.
+prints the tables from such a file, with what was measured beside what is foretold.
 
 The model has three limits, of which the least counts. A worker process is one Python thread, and works with one
 settling session of PostgreSQL at a time: n of them do at most n / (its CPU) and n / (PostgreSQL's CPU) a second. And
