@@ -44,7 +44,8 @@ def pooling(dsn: str, size: int) -> Iterator[str]:
     folder.chmod(0o777)
     config = folder / "pgbouncer.ini"
     user = server.get("user") or "postgres"
-    config.write_text(_CONFIG.format(host=server["host"], port=server["port"], user=user, folder=folder, size=size))
+    port = server.get("port", "5432")
+    config.write_text(_CONFIG.format(host=server["host"], port=port, user=user, folder=folder, size=size))
     owner = pwd.getpwuid(Path(server["host"]).stat().st_uid).pw_name  # whoever may look into the server's directory
     run_as = ("-u", owner) if os.geteuid() == 0 else ()  # it refuses to be root
     process = subprocess.Popen([PROGRAM, "-q", *run_as, str(config)], stderr=subprocess.PIPE, text=True)

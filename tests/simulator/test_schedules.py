@@ -14,7 +14,7 @@ from tests.simulator.stage import VACUUM, Stage
 pytestmark = pytest.mark.asyncio
 
 REGRESSIONS = Path(__file__).with_name("regressions.txt")
-SHARDS, IN_SHARD = 4, 250  # 1,000 schedules, in pieces that several pytest-xdist workers can share
+SHARDS, IN_SHARD = 40, 250  # 10,000 schedules, in pieces that several pytest-xdist workers can share
 QUICK = 200
 
 DEAD_ROWS: LiteralString = """
