@@ -236,3 +236,26 @@ async def test_what_a_middleware_takes_does_not_put_off_a_look_at_the_whole_queu
 
 async def _is(condition: bool) -> bool | None:
     return condition or None
+
+
+async def test_what_was_given_back_of_a_new_type_is_claimed_as_soon_as_there_is_room(bench: Bench) -> None:
+    """Without another notification: that of its own release finds a worker without room."""
+    gate = Gate()
+    bench.handler("New")(gate)
+
+    @bench.handler("Known")
+    async def nothing(command: Command, context: HandlerContext) -> None: ...
+
+    async with bench.worker(concurrency=5, poll_interval=NEVER):
+        await bench.until(await bench.send("Known"), CommandStatus.COMPLETED)  # from now on it claims more than it runs
+        ids = await send_many(bench, "New", 10)
+
+        async def released() -> bool | None:
+            (row,) = await bench.execute(
+                "SELECT count(*) FROM commandbus.event WHERE command_id = ANY(%s) AND type = 'RELEASED'", ids
+            )
+            return row[0] == 5 or None
+
+        await eventually(released, "five of the ten to be given back")
+        gate.free.set()
+        await eventually(lambda: all_are(bench, ids, CommandStatus.COMPLETED), "all ten to be completed")

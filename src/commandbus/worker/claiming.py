@@ -258,9 +258,13 @@ class Claiming:
         self._counts.add_claims([(claimed.command_type, claimed.waited) for claimed in claims])
         excess = await intake.take(lane, claims, claimed_at)
         if excess:
+            is_full = lane.has_unmeasured  # until one of those has ended, so that nothing is claimed at once again
             await self._conn.retrying(
                 lambda conn: queue.release(conn, settlement.domain, settlement.worker_id, excess), "release"
             )
+            if is_full:
+                place.after = 0
+                return limit  # there is more for whoever has room first
             place.has_released = True  # for others first: whoever claims at once would only get it back
             return 0
         return len(claims)
