@@ -37,7 +37,7 @@ async def page(site):
         assert problems == []
 
 
-@pytest.mark.chaos(FetchFigures={"fail_business_rule_pct": 40, "min_duration_ms": 20, "max_duration_ms": 60})
+@pytest.mark.chaos(FetchFigures={"fail_business_rule_pct": 40, "min_duration_ms": 200, "max_duration_ms": 300})
 async def test_choose_preview_start_watch_cancel_and_read(site, page, cb_worker_pool, cb_pool):
     await expect(page.locator("#rows tr")).to_have_count(50)
     async with cb_pool.connection() as conn:  # a lead whose name would like to be a script
