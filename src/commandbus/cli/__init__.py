@@ -13,6 +13,7 @@ import click
 from commandbus.cli.audit import audit
 from commandbus.cli.batch import batch
 from commandbus.cli.console import console, console_password
+from commandbus.cli.metrics import metrics
 from commandbus.cli.migrate import migrate
 from commandbus.cli.prune import prune
 from commandbus.cli.status import status
@@ -53,5 +54,5 @@ def main() -> None:
     """
 
 
-for command in (migrate, worker, stop, status, tsq, batch, audit, prune, console, console_password):
+for command in (migrate, worker, stop, status, tsq, batch, audit, prune, metrics, console, console_password):
     main.add_command(command)
