@@ -321,9 +321,8 @@ class CommandBus:
 
     def _pack(self, ready: Sequence[tuple[SendRequest, str]], first: int, batch_id: UUID | None = None) -> _Chunk:
         requests, payloads = zip(*ready, strict=True)
-        ordinal = None if batch_id is None else first
-        params = CommandParams.new(requests, payloads, batch_id, ordinal, self._headers_of(requests))
-        return _Chunk(requests, params)
+        place = None if batch_id is None else first
+        return _Chunk(requests, CommandParams.new(requests, payloads, batch_id, place, self._headers_of(requests)))
 
     def _headers_of(self, requests: Sequence[SendRequest]) -> list[str | None] | None:
         if self._headers is None:

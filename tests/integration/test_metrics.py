@@ -16,11 +16,10 @@ def figures(registry: CollectorRegistry, domain: str | None = None) -> dict[str,
     """Each sample as its line tells it, without the domain; only that domain's, or only those without one."""
     lines = [line for line in generate_latest(registry).decode().splitlines() if not line.startswith("#")]
     label = re.compile(rf'domain="{domain}",?')
-    own = [
-        label.sub("", line).replace(",}", "}")
-        for line in lines
-        if (label.search(line) if domain else "domain=" not in line)
-    ]
+    if domain is None:
+        own = [line for line in lines if "domain=" not in line]
+    else:
+        own = [label.sub("", line).replace(",}", "}") for line in lines if label.search(line)]
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in own)}
 
 

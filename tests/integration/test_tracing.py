@@ -86,8 +86,8 @@ async def test_a_collector_sees_one_tree_from_the_sender_to_the_last_step_and_th
     assert tree(spans, "order") == (
         "order",
         [("send Reserve", [("process Reserve", [
-            ("process Pay", [("work Pay", [])]),
             ("process Pay", [("process Ship", [("work Ship", [])]), ("work Pay", [])]),
+            ("process Pay", [("work Pay", [])]),
             ("work Reserve", []),
         ])])],
     )  # fmt: skip
