@@ -10,10 +10,10 @@ VARIABLE = "_COMMANDBUS_COMPLETE"  # by which the script asks, as click reads it
 
 
 @click.command(short_help="Print the script that completes commands in your shell.")
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", metavar="SHELL", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print the script by which SHELL completes commands and options.
+    """Print the script by which SHELL (bash, zsh or fish) completes commands and options.
 
     \b
     Examples:
