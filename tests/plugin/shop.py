@@ -5,6 +5,7 @@ import os
 import signal
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from commandbus import App, BusinessRuleError, PermanentCommandError, RetryPolicy, TransientCommandError
@@ -24,6 +25,7 @@ class Step(StrEnum):
 class OrderState:
     order: int = 0
     slow: float = 0.0
+    gate: str = ""  # a file for which whoever takes the payment over from another worker waits
 
 
 class OrderProcess(BaseProcessManager):
@@ -36,7 +38,7 @@ class OrderProcess(BaseProcessManager):
         return Step.RESERVE
 
     def build_command(self, step: str, state: OrderState) -> ProcessCommand:
-        return ProcessCommand(str(step), {"order": state.order, "slow": state.slow})
+        return ProcessCommand(str(step), {"order": state.order, "slow": state.slow, "gate": state.gate})
 
     def get_next_step(self, current_step: str, response: Any, state: OrderState) -> str | None:
         return {Step.RESERVE: Step.PAY, Step.PAY: Step.SHIP}.get(Step(current_step))
@@ -62,6 +64,8 @@ async def reserve(command: Any, context: Any) -> dict[str, Any]:
 
 @app.handler("orders", "TakePayment")
 async def pay(command: Any, context: Any) -> dict[str, Any]:
+    while context.epoch > 1 and command.data["gate"] and not Path(command.data["gate"]).exists():
+        await asyncio.sleep(0.01)
     return {"paid": command.data["order"]}
 
 
