@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from .runtime import Runtime
 
-_PATIENCE = 10.0  # seconds for what is left behind to go
+_PATIENCE = 10.0  # seconds for the sessions of workers to go
+_VACUUM_PATIENCE = 30.0  # seconds for which it vacuums again, until nothing is left
 
 
 class Audit:
@@ -63,7 +64,7 @@ class Audit:
             for pid, state, locks, query in left
         ]
 
-    async def dead_rows(self, *, patience: float = _PATIENCE) -> "Sequence[Violation]":
+    async def dead_rows(self, *, patience: float = _VACUUM_PATIENCE) -> "Sequence[Violation]":
         """Return in which tables of the bus dead rows are left, at rest, that a VACUUM did not remove (L5).
 
         patience: seconds for which it vacuums again, since whoever has read may still have to end.
@@ -148,7 +149,7 @@ async def _has_sent_more(runtime: "Runtime") -> bool:
 
 async def _left_by_the_bus(audit: Audit) -> "Sequence[Violation]":
     """Return which dead rows are left though nobody else, such as the test's own open transaction, keeps them."""
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _VACUUM_PATIENCE
     while True:
         found, is_excused = await audit._dead_rows(0)
         if not found or is_excused:

@@ -1,8 +1,15 @@
 """The audit at the end of every test that used the bus."""
 
+import re
+from pathlib import Path
+
 import pytest
 
+from commandbus.auditor import AUDIT_RULES, OUTSIDE_RULES
+
 from .conftest import Suite
+
+EXPLANATION = Path(__file__).parents[2] / "docs" / "explanation" / "how-it-is-tested.md"
 
 PLANTED = """
     {marker}
@@ -187,7 +194,7 @@ def test_what_vacuum_leaves_and_what_nobody_waited_for(suite: Suite):
 
         async def test_nobody_else_has_kept_them(cb_process_batch, holder, monkeypatch):
             monkeypatch.setattr(LedgerSQL, "HOLDERS", "SELECT 'nobody', false WHERE false")
-            monkeypatch.setattr(audit, "_PATIENCE", 0.0)
+            monkeypatch.setattr(audit, "_VACUUM_PATIENCE", 0.0)
             await (await cb_process_batch(OrderProcess, count=1)).complete()
 
         async def test_more_is_sent(cb_process_batch, cb_bus):
@@ -198,3 +205,9 @@ def test_what_vacuum_leaves_and_what_nobody_waited_for(suite: Suite):
     result = suite.run()
     result.assert_outcomes(failed=1, passed=3)
     result.stdout.fnmatch_lines_random(["L5: no dead rows are left after a VACUUM, at rest", "*table queue: * dead rows*"])
+
+
+def test_the_documentation_says_where_each_rule_is_checked():
+    rows = re.findall(r"^\| ([SL])(\d+)(?: to [SL](\d+))? \|", EXPLANATION.read_text(encoding="utf-8"), re.MULTILINE)
+    told = [f"{kind}{number}" for kind, first, last in rows for number in range(int(first), int(last or first) + 1)]
+    assert sorted(told) == sorted([*AUDIT_RULES, *OUTSIDE_RULES])
