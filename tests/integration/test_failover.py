@@ -136,7 +136,7 @@ def test_what_the_standby_does_not_have_is_acknowledged_by_nobody_but_an_asynchr
         sender = Sender(dsn)
         with psycopg.connect(primary.dsn(), autocommit=True) as conn, psycopg.connect(standby.dsn()) as behind:
             behind.autocommit = True
-            behind.execute("ALTER SYSTEM SET wal_receiver_timeout = 0")  # however slow this machine: no second walsender
+            behind.execute("ALTER SYSTEM SET wal_receiver_timeout = 0")  # it asks for no second walsender
             behind.execute("SELECT pg_reload_conf()")
             ((walsender,),) = conn.execute(_WALSENDER).fetchall()
             os.kill(walsender, signal.SIGSTOP)

@@ -64,7 +64,8 @@ async def reserve(command: Any, context: Any) -> dict[str, Any]:
 
 @app.handler("orders", "TakePayment")
 async def pay(command: Any, context: Any) -> dict[str, Any]:
-    while context.epoch > 1 and command.data["gate"] and not Path(command.data["gate"]).exists():
+    gate = command.data["gate"]
+    while context.epoch > 1 and gate and not Path(gate).exists():  # noqa: ASYNC110  another process opens it
         await asyncio.sleep(0.01)
     return {"paid": command.data["order"]}
 

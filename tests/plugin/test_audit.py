@@ -204,7 +204,9 @@ def test_what_vacuum_leaves_and_what_nobody_waited_for(suite: Suite):
     )
     result = suite.run()
     result.assert_outcomes(failed=1, passed=3)
-    result.stdout.fnmatch_lines_random(["L5: no dead rows are left after a VACUUM, at rest", "*table queue: * dead rows*"])
+    result.stdout.fnmatch_lines_random(
+        ["L5: no dead rows are left after a VACUUM, at rest", "*table queue: * dead rows*"]
+    )
 
 
 def test_the_documentation_says_where_each_rule_is_checked():
