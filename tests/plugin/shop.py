@@ -25,6 +25,7 @@ class Step(StrEnum):
 class OrderState:
     order: int = 0
     slow: float = 0.0
+    until: str = ""  # a file that ends the wait of its first step
     gate: str = ""  # a file for which whoever takes the payment over from another worker waits
 
 
@@ -38,7 +39,8 @@ class OrderProcess(BaseProcessManager):
         return Step.RESERVE
 
     def build_command(self, step: str, state: OrderState) -> ProcessCommand:
-        return ProcessCommand(str(step), {"order": state.order, "slow": state.slow, "gate": state.gate})
+        given = {"order": state.order, "slow": state.slow, "until": state.until, "gate": state.gate}
+        return ProcessCommand(str(step), given)
 
     def get_next_step(self, current_step: str, response: Any, state: OrderState) -> str | None:
         return {Step.RESERVE: Step.PAY, Step.PAY: Step.SHIP}.get(Step(current_step))
@@ -59,6 +61,8 @@ app.add_process(OrderProcess)
 @app.handler("orders", "ReserveStock")
 async def reserve(command: Any, context: Any) -> dict[str, Any]:
     await asyncio.sleep(command.data["slow"])
+    while (until := command.data.get("until")) and not Path(until).exists():  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
     return {"reserved": command.data["order"]}
 
 
