@@ -33,7 +33,7 @@ async def count(command, context):
 
 _SYNCHRONOUS = """
     SELECT true FROM pg_stat_replication WHERE sync_state = 'sync'"""
-_WALSENDER = "SELECT pid FROM pg_stat_replication"
+_WALSENDER = "SELECT pid FROM pg_stat_replication WHERE state = 'streaming'"
 _WAITS_FOR_STANDBY = """
     SELECT true FROM pg_stat_activity WHERE application_name = 'sender' AND wait_event = 'SyncRep'"""
 _LEFT = "SELECT count(*) FROM commandbus.queue"
@@ -64,10 +64,10 @@ def make_synchronous(primary: EmbeddedPostgres) -> None:
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
     """Poll until it holds."""
-    deadline = monotonic() + PATIENCE
+    deadline = monotonic() + 3 * PATIENCE
     while not condition():
         if monotonic() > deadline:
-            raise AssertionError(f"waited {PATIENCE:g} s in vain for {what}")
+            raise AssertionError(f"waited {3 * PATIENCE:g} s in vain for {what}")
         sleep(0.05)
 
 
@@ -138,6 +138,7 @@ def test_what_the_standby_does_not_have_is_acknowledged_by_nobody_but_an_asynchr
             behind.autocommit = True
             behind.execute("ALTER SYSTEM SET wal_receiver_timeout = 0")  # it asks for no second walsender
             behind.execute("SELECT pg_reload_conf()")
+            wait_for(lambda: conn.execute(_WALSENDER).fetchone() is not None, "the standby to follow")
             ((walsender,),) = conn.execute(_WALSENDER).fetchall()
             os.kill(walsender, signal.SIGSTOP)
             sender.start()
