@@ -26,7 +26,6 @@ class OrderState:
     order: int = 0
     slow: float = 0.0
     until: str = ""  # a file that ends the wait of its first step
-    gate: str = ""  # a file for which whoever takes the payment over from another worker waits
 
 
 class OrderProcess(BaseProcessManager):
@@ -39,8 +38,7 @@ class OrderProcess(BaseProcessManager):
         return Step.RESERVE
 
     def build_command(self, step: str, state: OrderState) -> ProcessCommand:
-        given = {"order": state.order, "slow": state.slow, "until": state.until, "gate": state.gate}
-        return ProcessCommand(str(step), given)
+        return ProcessCommand(str(step), {"order": state.order, "slow": state.slow, "until": state.until})
 
     def get_next_step(self, current_step: str, response: Any, state: OrderState) -> str | None:
         return {Step.RESERVE: Step.PAY, Step.PAY: Step.SHIP}.get(Step(current_step))
@@ -68,8 +66,8 @@ async def reserve(command: Any, context: Any) -> dict[str, Any]:
 
 @app.handler("orders", "TakePayment")
 async def pay(command: Any, context: Any) -> dict[str, Any]:
-    gate = command.data["gate"]
-    while context.epoch > 1 and gate and not Path(gate).exists():  # noqa: ASYNC110  another process opens it
+    until = command.data.get("until")  # whoever takes it over from another worker waits for one more file
+    while context.epoch > 1 and until and not Path(f"{until}.heir").exists():  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     return {"paid": command.data["order"]}
 

@@ -54,11 +54,11 @@ async def test_a_worker_killed_at_any_point_loses_nothing_and_is_replaced(
 async def test_a_frozen_worker_whose_command_another_took_changes_nothing_when_it_goes_on(
     cb_worker_pool, cb_process_batch, cb_faults, cb_pool, tmp_path
 ):
-    gate = tmp_path / "gate"
+    (until := tmp_path / "until").touch()
     claims = ["SENT", "RECEIVED", "RECEIVED"]
     async with cb_worker_pool(workers=2, concurrency=1, visibility_timeout=300) as pool:
         async with cb_faults.freeze(at="after_handler", step="pay") as freeze:
-            batch = await cb_process_batch(OrderProcess, initial_data={"gate": str(gate)})
+            batch = await cb_process_batch(OrderProcess, initial_data={"until": str(until)})
             process_id = (await batch.processes())[0].process_id
 
             async def taken() -> list[str]:
@@ -70,7 +70,7 @@ async def test_a_frozen_worker_whose_command_another_took_changes_nothing_when_i
             waiting = asyncio.create_task(batch.complete())  # which takes a silent worker's leases away
             await eventually(came_late, "the outcome of the worker that was frozen", patience=60)
             assert await taken() == [*claims, "LATE_OUTCOME_DROPPED"]
-            gate.touch()
+            (tmp_path / "until.heir").touch()
             await waiting
             (frozen,) = freeze.injected
         assert frozen.commands == ("TakePayment of process 0",)
