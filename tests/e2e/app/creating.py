@@ -127,9 +127,7 @@ class BatchCreator:
         """Store all processes in one transaction: workers that began with the first would slow down the rest."""
         manager = self._plain if data.get("behavior") is None else self._manager
         async with self._pool.connection() as conn, conn.transaction():
-            await manager.start_many(
-                repeat(data, count), batch_id, on_progress=told.hear, chunk_size=CHUNK, conn=conn
-            )
+            await manager.start_many(repeat(data, count), batch_id, on_progress=told.hear, chunk_size=CHUNK, conn=conn)
 
     def fill_later(self, batch_id: UUID, count: int, data: dict[str, Any]) -> None:
         """Fill in the background, whoever goes away."""
