@@ -13,7 +13,6 @@ import click
 from playwright.sync_api import Browser, sync_playwright
 from psycopg_pool import AsyncConnectionPool
 
-from commandbus import CommandBus
 from tests.console.conftest import LOOKS, PATIENCE, Served, find_chromium
 from tests.console.walking import walk
 from tests.e2e.app.api.schemas import ProcessBatchCreateRequest
@@ -50,7 +49,6 @@ async def play(dsn: str) -> None:
         async with worker_processes(dsn, 2), asyncio.timeout(5 * PATIENCE):
             while not await _is_quiet(pool):
                 await asyncio.sleep(0.5)
-        await CommandBus(pool).refresh_batch_stats("reporting", batch_id)
 
 
 async def _stays() -> bool:
