@@ -26,7 +26,7 @@
   function draw(place, data) {
     const labels = place.dataset.labels.split("|");
     const axis = { stroke: colour("--soft"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line") } };
-    const series = labels.map((label, index) => ({ label, stroke: colour(`--series-${index + 1}`), width: 1.5, spanGaps: false }));
+    const series = labels.map((label, index) => ({ label, stroke: colour(`--series-${index + 1}`), width: 1.5, spanGaps: false, points: { show: true, size: 4, filter: alone } }));
     const options = {
       width: place.clientWidth, height: 200, scales: { y: { range: (_, low, high) => [0, Math.max(high, 1)] } },
       tzDate: (at) => uPlot.tzDate(new Date(at * 1000), "Etc/UTC"),
@@ -34,6 +34,13 @@
       series: [{ label: "time", value: (_, at) => exactly(at) }, ...series],
     };
     return new uPlot(options, data, place);
+  }
+
+  // Which points have no neighbour, so that no line shows them.
+  function alone(plot, index) {
+    const found = plot.data[index];
+    const has = (at) => found[at] !== null && found[at] !== undefined;
+    return [...found.keys()].filter((at) => has(at) && !has(at - 1) && !has(at + 1));
   }
 
   function rowsOf(place, lines) { return [lines.at, ...place.dataset.chart.split(" ").map((name) => lines[name])]; }
