@@ -59,7 +59,9 @@ def test_times_are_of_24_hours_in_utc_and_where_the_reader_is(
     page = context.new_page()
     page.goto("/")
     expect(page.locator("[data-charts]")).to_have_attribute("data-points", "180")
-    expect(page.locator("[data-zones]")).to_have_text(re.compile(r"are UTC, below them those of Asia/(Kolkata|Calcutta)"))
+    expect(page.locator("[data-zones]")).to_have_text(
+        re.compile(r"are UTC, below them those of Asia/(Kolkata|Calcutta)")
+    )
     chart = page.locator(".chart").first
     chart.scroll_into_view_if_needed()
     chart.locator(".u-over").hover()
@@ -69,9 +71,7 @@ def test_times_are_of_24_hours_in_utc_and_where_the_reader_is(
     minutes = [60 * int(hour) + int(minute) for hour, minute in (told_utc, told_here)]
     assert (minutes[1] - minutes[0]) % 1_440 == 330
     taken = page.locator(".foot time").first
-    expect(taken).to_have_text(
-        re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC (\w+,? )?\d\d:\d\d:\d\d GMT\+5:30$")
-    )
+    expect(taken).to_have_text(re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC (\w+,? )?\d\d:\d\d:\d\d GMT\+5:30$"))
     context.close()
 
 

@@ -47,7 +47,9 @@ async def play(dsn: str) -> None:
         await send_bulk(pool, 2_000, Distribution(90, 5, 5).behaviors(2_000, 2))
         await ChaosProfiles(pool).save("broken-render", ProcessStepBehavior.model_validate(BEHAVIOR))
         async with worker_processes(dsn, 2), asyncio.timeout(5 * PATIENCE):
-            while not await _is_quiet(pool):
+            while True:
+                if await _is_quiet(pool):
+                    break
                 await asyncio.sleep(0.5)
 
 

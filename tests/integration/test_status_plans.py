@@ -116,7 +116,10 @@ async def test_the_charts_look_at_the_seconds_that_they_show(empty_dsn: str, ana
                 points = await history(conn, seconds=seconds, step=5)
                 assert sum(point.ran.count for point in points if point.ran) == 3 * 10 * seconds
             scans = [
-                node for plan in plans for node in nodes(plan["Plan"]) if node.get("Relation Name") == "worker_statistic"
+                node
+                for plan in plans
+                for node in nodes(plan["Plan"])
+                if node.get("Relation Name") == "worker_statistic"
             ]
             assert len(scans) == 7
             assert [scan["Node Type"] for scan in scans if scan["Node Type"] == "Seq Scan"] == []

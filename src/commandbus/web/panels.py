@@ -30,7 +30,8 @@ class Panels:
     """The makers of panels, asked for each page in the order in which they were added; one returns None for no panel.
 
     `on_dashboard` makers are called with nothing, `on_command` ones with the command and its audit events, `on_process`
-    ones with the process and what it has sent. One that fails is logged and leaves a panel that says so: the page is shown all the same.
+    ones with the process and what it has sent. One that fails is logged and leaves a panel that says so: the page is
+    shown all the same.
     """
 
     def __init__(self) -> None:

@@ -155,7 +155,11 @@ def _refused(console: "Console", batch: BatchMetadata) -> str | None:
         return f"The batch is {batch.status}: it has ended already."
     left = batch.total_count - batch.completed_count - batch.failed_count - batch.canceled_count
     most = console.settings.max_bulk
-    return f"{left:,} members have not ended; at most {most:,} at once: use the command line below." if left > most else None
+    return (
+        f"{left:,} members have not ended; at most {most:,} at once: use the command line below."
+        if left > most
+        else None
+    )
 
 
 def _question(batch: BatchMetadata, refused: str | None = None) -> Confirmation:
