@@ -377,8 +377,14 @@ async def test_an_application_adds_panels_and_a_broken_one_does_no_harm(
     async def broken(process: Any, trail: Any) -> Panel | None:
         raise KeyError(len(trail))
 
+    @site.panels.on_dashboard
+    async def weather() -> Panel | None:
+        return Panel("Weather", "weather.html", {"sky": "<grey>"})
+
+    (tmp_path / "weather.html").write_text("<p>the sky is {{ panel.context.sky }}</p>")
     async with client_of(create_console(console_app, cb_pool, site=site)) as client:
         reader = Reader(client)
+        assert "the sky is &lt;grey&gt;" in await reader.get("/")
         assert "mood of SendMail: &lt;grim&gt;" in await reader.get(f"/commands/{played.commands['permanent']}")
         assert "Mood" not in await reader.get(f"/commands/{played.commands['once']}")
         page = await reader.get(f"/processes/{played.processes['once']}")
