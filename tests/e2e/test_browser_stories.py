@@ -126,12 +126,12 @@ def test_a_load_test_is_sent_watched_and_its_workers_are_stopped(page: Page, wor
 def test_every_page_keeps_nobody_out_and_fits_the_screen(browser: Browser, served: Served, look: str) -> None:
     context = browser.new_context(base_url=served.url, reduced_motion="reduce", **LOOKS[look])
     page = context.new_page()
-    for path in ("/create-process-batch", "/send-command", "/load-test"):
+    for path in ("/", "/create-process-batch", "/send-command", "/load-test"):
         page.goto(path)
         if path == "/create-process-batch":
             page.get_by_text("Behavior: what is to go wrong").click()
         wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert wide == 0, f"{path} is {wide} px too wide"
-        keep_picture(page, f"{look}-{path.strip('/')}")
+        keep_picture(page, f"{look}-{path.strip('/') or 'dashboard'}")
         assert serious(page) == [], path
     context.close()
