@@ -127,6 +127,14 @@ def test_scope_passage_and_number_bound_a_rule() -> None:
     assert stepped.hit("before_settle", [PASSAGE]) == []
 
 
+def test_one_that_found_nobody_at_its_passage_comes_at_the_next() -> None:
+    active = ActiveRule(rule_of("terminate", {"at": "after_claim", "nth": 2}, "here"), 1, 1, {})
+    passages = [replace(PASSAGE, ordinal=n) for n in range(5)]
+    assert [bool(active.hit("after_claim", [p])) for p in passages[:3]] == [False, True, False]
+    active.give_back()  # its sessions were gone
+    assert [bool(active.hit("after_claim", [p])) for p in passages] == [True, False, False, False, False]
+
+
 def test_what_was_injected_is_told_in_a_line_each() -> None:
     kill = Injection("kill", "before_settle", 1.5, 42, ("Pay of process 0",) * 5)
     crash = Injection("crash_postgres", None, 2.0, None)

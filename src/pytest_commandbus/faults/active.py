@@ -24,6 +24,7 @@ class ActiveRule:
         self._batches = batches
         self._left = rule.times
         self._passed = 0
+        self._is_owed = False  # the nth passage hit nobody
         self._hits: Counter[bytes] = Counter()
 
     @property
@@ -39,8 +40,9 @@ class ActiveRule:
         if not in_scope:
             return []
         self._passed += 1
-        if self.rule.nth is not None and self._passed != self.rule.nth:
+        if self.rule.nth is not None and self._passed != self.rule.nth and not self._is_owed:
             return []
+        self._is_owed = False
         chosen = [passage for passage in in_scope if self._roll(passage)]
         return chosen if chosen and self.take() else []
 
@@ -53,7 +55,8 @@ class ActiveRule:
         return True
 
     def give_back(self) -> None:
-        """Take it back: there was nobody to hit."""
+        """Take it back: there was nobody to hit. One at a point comes at the next passage."""
+        self._is_owed = True
         if self._left is not None:
             self._left += 1
 

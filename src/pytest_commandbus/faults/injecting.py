@@ -133,6 +133,8 @@ class Injector:
             self._desk.end_outage()
         if ended:
             self._desk.record(active, point, pid, hit, f"{ended} sessions")
+        elif point is not None:  # another fault has ended them a moment ago
+            active.give_back()
 
     async def _crash_postgres(
         self, active: ActiveRule, pid: int | None, point: str | None, hit: Sequence[Passage]
