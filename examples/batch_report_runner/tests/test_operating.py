@@ -81,7 +81,7 @@ async def test_what_is_old_is_pruned_with_its_reports(site, cb_worker_pool, cb_c
             " + (SELECT count(*) FROM report.batch_lead), (SELECT count(*) FROM report.quote)"
         )
         assert await cursor.fetchone() == (0, 2)  # the history of costs stays
-    assert (await site.state.source.read(UUID(begun["batch_id"])))["status"] == "PRUNED"
+    assert (await site.state.source.look(UUID(begun["batch_id"]))).told["status"] == "PRUNED"
 
 
 async def test_the_upkeep_has_one_leader_and_an_heir(settings, leads_dsn, cb_pool):
