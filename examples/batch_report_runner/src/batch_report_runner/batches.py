@@ -127,7 +127,7 @@ class Batches:
     async def _quote(self, conn: Connection, lead_ids: Sequence[int], template_version: str) -> Preview:
         rates = self.rates.rates(template_version)
         rows = await fetch(conn, sql.PREVIEW, lead_ids=array(lead_ids))
-        counts: dict[str | None, int] = {row["provider"]: row["leads"] for row in rows if row["leads"]}
+        counts: dict[str | None, int] = {row["provider"]: row["leads"] for row in rows}
         if (missing := len(lead_ids) - sum(counts.values())) > 0:
             raise Refused(422, "NO_SUCH_LEAD", f"{missing} of the leads do not exist (any more)")
         estimate = quote(rates, counts)

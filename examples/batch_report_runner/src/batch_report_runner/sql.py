@@ -42,18 +42,19 @@ LEAD: LiteralString = (
     "SELECT lead_id, name, company, email, status, score, tier, provider FROM report.lead WHERE lead_id = %(lead_id)s"
 )
 
-# All that a quote needs, for any number of leads: how many each provider has, and what today has cost so far.
+# All that a quote needs, for any number of leads: how many each provider has, and what today has cost so far. A lead
+# that is not there is in no count; where none is there, there is no row.
 PREVIEW: LiteralString = """
 WITH spent AS (
     SELECT coalesce(sum(coalesce(actual_cost, quoted_cost)), 0) AS amount
       FROM report.batch
      WHERE created_at >= date_trunc('day', commandbus.now(), 'UTC')
 )
-SELECT lead.provider, count(lead.lead_id) AS leads, (SELECT amount FROM spent) AS spent,
+SELECT provider, count(*) AS leads, (SELECT amount FROM spent) AS spent,
        (SELECT is_on FROM report.switch WHERE name = 'starting') AS is_on
-  FROM unnest(%(lead_ids)s::bigint[]) AS asked (lead_id)
-  LEFT JOIN report.lead ON lead.lead_id = asked.lead_id
- GROUP BY lead.provider, lead.lead_id IS NULL
+  FROM report.lead
+ WHERE lead_id = ANY (%(lead_ids)s::bigint[])
+ GROUP BY provider
 """
 SPENT: LiteralString = """
 SELECT coalesce(sum(coalesce(actual_cost, quoted_cost)), 0) AS spent
