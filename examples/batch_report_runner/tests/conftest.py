@@ -14,6 +14,7 @@ _FOLDER = Path(tempfile.mkdtemp(prefix="report-runner-"))
 os.environ |= {"BATCH_DATA": str(_FOLDER), "BATCH_PROVIDER_LATENCY": "0.001", "BATCH_SECRET": "a secret of the tests"}
 
 import httpx  # noqa: E402
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import pytest_asyncio  # noqa: E402
 import uvicorn  # noqa: E402
@@ -21,6 +22,10 @@ from batch_report_runner.database import prepare  # noqa: E402
 from batch_report_runner.settings import Settings  # noqa: E402
 from batch_report_runner.web import create_web  # noqa: E402
 
+hypothesis.settings.register_profile(
+    "busy machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("busy machine")
 ANN, BOB = "token-of-ann", "token-of-bob"
 LEADS = 1200
 

@@ -162,13 +162,15 @@ SELECT batch_id, status, ending, created_at,
        created_at + interval '5 seconds' <= commandbus.now() AS is_orphaned
   FROM report.batch WHERE status IN ('PENDING', 'PROCESSING') ORDER BY created_at
 """
+# A point of the course of a batch, unless there is one not further back than `apart` seconds.
 SAMPLE: LiteralString = """
 INSERT INTO report.progress (batch_id, taken_at, succeeded, failed)
 SELECT %(batch_id)s, commandbus.now(), count(*) FILTER (WHERE status = 'DONE'),
        count(*) FILTER (WHERE status = 'FAILED')
   FROM report.batch_lead WHERE batch_id = %(batch_id)s
 HAVING NOT EXISTS (SELECT FROM report.progress p
-                    WHERE p.batch_id = %(batch_id)s AND p.taken_at > commandbus.now() - interval '1 second')
+                    WHERE p.batch_id = %(batch_id)s
+                      AND p.taken_at >= commandbus.now() - %(apart)s * interval '1 second')
 """
 PROGRESS: LiteralString = """
 SELECT extract(epoch FROM p.taken_at - b.started_at)::double precision AS seconds, p.succeeded, p.failed
