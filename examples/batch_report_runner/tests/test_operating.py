@@ -138,7 +138,9 @@ async def test_a_rollback_ends_what_runs_and_takes_the_schema_back(settings, lea
     await asyncio.to_thread(program.main, ["enable", "--dsn", leads_dsn])
 
 
-async def test_a_rollback_waits_for_what_is_in_flight(site, leads_dsn, cb_chaos, cb_worker_pool, monkeypatch, capsys):
+async def test_a_rollback_waits_for_what_is_in_flight(
+    site, settings, leads_dsn, cb_chaos, cb_worker_pool, monkeypatch, capsys
+):
     cb_chaos(FetchFigures={"min_duration_ms": 4000, "max_duration_ms": 4000})
     async with cb_worker_pool(workers=1):
         begun = await site.start(1)
@@ -146,6 +148,7 @@ async def test_a_rollback_waits_for_what_is_in_flight(site, leads_dsn, cb_chaos,
         monkeypatch.setattr(program, "end_all", partial(end_all, patience=0))
         assert await asyncio.to_thread(program.main, ["rollback", "--dsn", leads_dsn]) == 1
         assert "1 batches still run" in capsys.readouterr().err
+        assert await end_all(leads_dsn, settings, patience=120) == 0
         assert (await site.until(begun["batch_id"]))["status"] == "CANCELLED"
 
 
