@@ -20,6 +20,8 @@ from .asking import Answer, Caller
 
 TOKEN = "token-of-the-load"
 MOST = 1000
+ROUND = 2.5  # seconds that a client pauses in one round of its requests
+GOLDEN = 0.618  # spreads any number of clients evenly over a round
 TARGETS = {"status": 0.5, "preview": 0.2}  # seconds, 95 of 100
 
 
@@ -49,6 +51,7 @@ class Clients:
 
     async def one(self, caller: Caller, number: int, leads: int, batch_id: str, stop: asyncio.Event) -> None:
         """What a user does, until it is enough: looks often, previews at times, starts a small batch now and then."""
+        await asyncio.sleep(ROUND * (number * GOLDEN % 1))  # users do not ask in step
         while not stop.is_set():
             for _ in range(4):
                 await self.ask(caller, "status", "GET", f"/api/batch/{batch_id}/status")
