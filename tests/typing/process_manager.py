@@ -47,10 +47,6 @@ class ParcelProcess(BaseProcessManager):
         return Step.UNPACK if step is Step.PACK else None
 
 
-class NoProcess:
-    process_type = "None"
-
-
 async def taken_everywhere(pool: AsyncConnectionPool[Any], bus: CommandBus, batch_id: UUID) -> None:
     manager = ParcelProcess(pool)
     await bus.cancel_batch("parcels", batch_id, processes=[manager])
@@ -58,4 +54,3 @@ async def taken_everywhere(pool: AsyncConnectionPool[Any], bus: CommandBus, batc
     Worker(pool, domain="parcels", handler_registry=App(name="parcels").registry, processes=[manager])
     ProcessReplyRouter([manager], pool)
     App(name="parcels").add_process(ParcelProcess)
-    await bus.cancel_batch("parcels", batch_id, processes=[NoProcess()])  # type: ignore[list-item]
