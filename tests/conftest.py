@@ -16,7 +16,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it for w
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """List the mutants that were planted, each with the rule that named it."""
     reports = terminalreporter.getreports("passed")
-    caught = [value for report in reports for name, value in report.user_properties if name == "mutant"]
+    caught = {tuple(value) for report in reports for name, value in report.user_properties if name == "mutant"}
     if caught:
         terminalreporter.section(f"{len(caught)} mutants of the bus, all caught by the audit")
         for name, place, rules, seed in sorted(caught):

@@ -41,10 +41,7 @@ OUTSIDE_RULES: dict[str, str] = {
     "L4": "no session, lock or process of a worker is left when it has stopped",
     "L5": "no dead rows are left after a VACUUM, at rest",
 }
-"""What no look into the database alone can tell: the pytest plugin, which watches the bus from outside, reports it.
-
-L5 is reported by this project's own soak.
-"""
+"""What no look into the database alone can tell: the pytest plugin, which watches the bus from outside, reports it."""
 
 SAFETY_STATEMENTS: tuple[AuditStatement, ...] = (
     audit_commands_sql.DOUBLES,

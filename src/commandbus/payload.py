@@ -28,10 +28,7 @@ _MAX_INTEGER = 2_147_483_647
 _TOO_LONG = 10**MAX_DIGITS
 _SMALL = 1 << 63
 _OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
-_SCALARS = frozenset({str, int, float, bool, type(None)})
-_NESTED = frozenset({dict, list})
-_PLAIN = _SCALARS | _NESTED
-_FLAT = _SCALARS - {float}  # nothing about these needs a look but the text
+_FLAT = frozenset({str, int, bool, type(None)})  # nothing about these needs a look but the text
 _FEW = 1_000  # members, beyond which a walk is worth its time
 _CONTAINERS = (dict, list, tuple)
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,63}")
@@ -127,13 +124,16 @@ def _is_plain(data: dict[Any, Any]) -> bool:
     for container in containers:  # it grows as they are found; their number also bounds the nesting
         values = container.values() if type(container) is dict else container
         members += len(values)
-        kinds = set(map(type, values))
-        if members > _FEW or len(containers) >= MAX_DEPTH or not kinds <= _PLAIN:
+        if members > _FEW or len(containers) >= MAX_DEPTH:
             return False
-        if float in kinds and not all(math.isfinite(value) for value in values if type(value) is float):
-            return False  # orjson writes NaN as null
-        if not kinds <= _SCALARS:
-            containers += [value for value in values if type(value) in _NESTED]
+        if _FLAT.issuperset(map(type, values)):
+            continue
+        for value in values:
+            kind = type(value)
+            if kind is dict or kind is list:
+                containers.append(value)
+            elif kind not in _FLAT and (kind is not float or not math.isfinite(value)):
+                return False  # orjson writes NaN as null
     return True
 
 

@@ -5,12 +5,14 @@ import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
 
 from commandbus import BatchMetadata, CommandBus
 
 from . import assertions, statements
+from .audit import remember_end
 from .failure_report import describe_stuck
 from .sent import AssertsSent, Sendings
 
@@ -156,8 +158,7 @@ class BatchHandle(AssertsSent):
             looked_at = time.monotonic()
             self._runtime.check_workers()
             if settled_count(await self._runtime.outlasting(self.refresh)) >= self._stats.total_count:
-                self._runtime.waited = True
-                await self._runtime.remember_trail()
+                await self._runtime.outlasting(partial(remember_end, self._runtime))
                 return
             if looked_at > deadline:
                 raise BatchTimeoutError(await self._timeout_text(timeout))

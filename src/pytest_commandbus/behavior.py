@@ -120,9 +120,10 @@ class BehaviorRepository:
         """Store the behaviors of commands by one statement, in the transaction that sends them; none for none."""
         if not commands:
             return
+        written = {id(c.behavior): c.behavior for c in commands}  # many commands share one
+        dumped = {key: behavior.model_dump(exclude_defaults=True) for key, behavior in written.items()}
         rows = [
-            {"command_id": c.command_id, "behavior": c.behavior.model_dump(exclude_defaults=True), "payload": c.payload}
-            for c in commands
+            {"command_id": c.command_id, "behavior": dumped[id(c.behavior)], "payload": c.payload} for c in commands
         ]
         async with transaction(self._pool, conn) as own:
             await own.execute(sql.STORE_COMMANDS, {"commands": orjson.dumps(rows).decode()})

@@ -25,6 +25,8 @@ from pydantic_core import PydanticCustomError
 from commandbus.errors import CommandBusError, InvalidPayloadError
 from commandbus.payload import dump_payload
 
+from .shown import shown
+
 RolledOutcome = Literal["permanent", "transient", "business_rule", "timeout", "success"]
 
 
@@ -155,7 +157,7 @@ def behavior_of(value: object, where: str) -> CommandBehavior:
     if isinstance(value, CommandBehavior):
         return value
     if not isinstance(value, Mapping):
-        raise ChaosUsageError(f"{where}: a behavior is a dict of {_fields()}; {value!r} is none")
+        raise ChaosUsageError(f"{where}: a behavior is a dict of {_fields()}; {shown(value)} is none")
     try:
         return CommandBehavior.model_validate(dict(value))
     except ValidationError as error:
@@ -200,5 +202,5 @@ def _problem(error: Any) -> str:
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
     if field.endswith("_pct"):
-        return f"{field}={error['input']!r} is no percentage from 0 to 100"
-    return f"{field}={error['input']!r}: {error['msg'][:1].lower()}{error['msg'][1:]}"
+        return f"{field}={shown(error['input'])} is no percentage from 0 to 100"
+    return f"{field}={shown(error['input'])}: {error['msg'][:1].lower()}{error['msg'][1:]}"

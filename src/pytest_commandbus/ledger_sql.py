@@ -46,3 +46,29 @@ class LedgerSQL:
     SESSIONS: LiteralString = """
         SELECT a.pid, a.state, (SELECT count(*) FROM pg_catalog.pg_locks l WHERE l.pid = a.pid), left(a.query, 200)
           FROM pg_catalog.pg_stat_activity a WHERE a.application_name = %(name)s AND a.pid <> pg_backend_pid()"""
+
+    # Whether anything was sent after an event, or sent again by an operator.
+    MORE_SENT: LiteralString = """
+        SELECT EXISTS (SELECT FROM commandbus.event e
+                        WHERE e.event_id > %(since)s AND e.type IN ('SENT', 'OPERATOR_RETRY'))"""
+
+    TABLES: LiteralString = """
+        SELECT c.relname FROM pg_catalog.pg_class c
+         WHERE c.relnamespace = 'commandbus'::regnamespace AND c.relkind = 'r' ORDER BY c.relname"""
+
+    VACUUM: LiteralString = "VACUUM (SKIP_LOCKED) {tables}"
+
+    DEAD_ROWS: LiteralString = """
+        SELECT s.relname, s.n_dead_tup FROM pg_catalog.pg_stat_all_tables s
+         WHERE s.schemaname = 'commandbus' AND s.n_dead_tup > 0 ORDER BY s.relname"""
+
+    # What may keep VACUUM from rows: a transaction that is open, or prepared, or a standby behind a slot.
+    HOLDERS: LiteralString = """
+        SELECT format('session %%s (%%s)', a.pid, a.application_name), a.application_name = %(name)s
+          FROM pg_catalog.pg_stat_activity a
+         WHERE (a.backend_xmin IS NOT NULL OR a.backend_xid IS NOT NULL) AND a.pid <> pg_catalog.pg_backend_pid()
+        UNION ALL
+        SELECT format('the prepared transaction %%s', p.gid), false FROM pg_catalog.pg_prepared_xacts p
+        UNION ALL
+        SELECT format('the replication slot %%s', r.slot_name), false FROM pg_catalog.pg_replication_slots r
+         WHERE r.xmin IS NOT NULL"""

@@ -58,7 +58,7 @@ def add_options(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--cb-seed",
-        type=_whole_number("--cb-seed", 0, SEED_MAXIMUM),
+        type=whole_number("--cb-seed", 0, SEED_MAXIMUM),
         metavar="N",
         help="seed of every chaos roll: the same seed, the same outcomes (drawn when not given; failed tests show it)",
     )
@@ -70,7 +70,7 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--cb-load",
         nargs="?",
-        type=_whole_number("--cb-load", LOAD_MINIMUM, LOAD_MAXIMUM),
+        type=whole_number("--cb-load", LOAD_MINIMUM, LOAD_MAXIMUM),
         const=LOAD_DEFAULT,
         metavar="N",
         help=f"run the tests marked load, each with N processes, {LOAD_MINIMUM} to {LOAD_MAXIMUM} "
@@ -126,7 +126,7 @@ def read_options(config: pytest.Config) -> Options:
     )
 
 
-def _whole_number(option: str, minimum: int, maximum: int) -> Callable[[str], int]:
+def whole_number(option: str, minimum: int, maximum: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         try:
             value = int(text)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from .shown import shown
+
 if TYPE_CHECKING:
     from .chaos import CommandBehavior
 
@@ -95,15 +97,15 @@ def _read(file: Path) -> dict[str, Profile]:
         table = table.get(key, {})
         if not isinstance(table, Mapping):
             raise pytest.UsageError(
-                f"{file}: {'.'.join(TABLE[:depth])} is {table!r}, not a table: write each chaos profile as a table "
-                f"[{'.'.join(TABLE)}.NAME]"
+                f"{file}: {'.'.join(TABLE[:depth])} is {shown(table)}, not a table: write each chaos profile as a "
+                f"table [{'.'.join(TABLE)}.NAME]"
             )
     return {name: _profile(name, steps, f"{file}, [{'.'.join(TABLE)}.{name}]") for name, steps in table.items()}
 
 
 def _profile(name: str, steps: object, where: str) -> Profile:
     if not isinstance(steps, Mapping) or not steps:
-        what = "it names no step" if isinstance(steps, Mapping) else f"it is {steps!r}"
+        what = "it names no step" if isinstance(steps, Mapping) else f"it is {shown(steps)}"
         raise pytest.UsageError(
             f"{where}: a chaos profile has a behavior for each step, and {what}: write "
             "render = { fail_transient_pct = 30 }"

@@ -37,12 +37,12 @@ class Runtime:
     """The bus as one test has it. Everything opens at its first use on the test's loop, and ends on it in `finish`.
 
     database: the test's own or shared one. app: the App under test, None until a fixture that needs it was asked for.
-    waited: a wait saw the end of what was started, so that liveness is audited too. audited_by_another: this test
-    shares its database with one that audits it. skips_time: waiting takes no real time. sections: (title,
-    text) of the failure report. objections: what the test fails for at its end. batches, worker_pools: what the test
-    made so far. is_example: one of many of this test; its idle_markers are what chaos markers say in vain, which
-    another example may not. ledger, trail: what it saw of the bus from outside, and the audit trail as it was at the
-    first look.
+    waited: a wait saw the end of what was started, so that liveness is audited too, unless more was sent after
+    the event ended_by. audited_by_another: this test shares its database with one that audits it. skips_time: waiting
+    takes no real time. sections: (title, text) of the failure report. objections: what the test fails for at its
+    end. batches, worker_pools: what the test made so far. is_example: one of many of this test; its idle_markers
+    are what chaos markers say in vain, which another example may not. ledger, trail: what it saw of the bus from
+    outside, and the audit trail as it was at the first look.
     """
 
     def __init__(self, item: pytest.Item, database: "Database") -> None:
@@ -56,6 +56,7 @@ class Runtime:
         self.database = database
         self.app: App | None = None
         self.waited = False
+        self.ended_by = 0  # the last audit event when it saw that
         self.audited_by_another = False
         self.finished = False
         self.skips_time = markers.clock_is_skipped(item)

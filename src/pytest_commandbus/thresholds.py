@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .shown import shown
+
 Result = Mapping[str, Any]
 
 
@@ -54,7 +56,7 @@ def problem_with(name: str, limit: object) -> str | None:
         or not 0 <= limit <= kind.most
         or limit == math.inf
     ):
-        return f"{name}={limit!r} is not {wanted}"
+        return f"{name}={shown(limit)} is not {wanted}"
     return None
 
 

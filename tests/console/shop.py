@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from enum import StrEnum
 from time import monotonic
 from typing import Any, TypeVar
 from uuid import UUID
@@ -26,48 +25,27 @@ from commandbus import (
     TransientCommandError,
     Worker,
 )
-from commandbus.process import BaseProcessManager, ProcessCommand, ProcessRepository, ProcessResponse
+from commandbus.process import ProcessCommand, ProcessRepository
+from tests import order_process
+from tests.order_process import Step
 
 PATIENCE = 60.0
 Pool = AsyncConnectionPool[Any]
 _Done = TypeVar("_Done")
 
 
-class Step(StrEnum):
-    RESERVE = "Reserve"
-    PAY = "Pay"
-    SHIP = "Ship"
-    RETURN = "Return"
-
-
 @dataclass
-class OrderState:
-    order: int = 0
+class OrderState(order_process.OrderState):
     trouble: str = ""
 
 
-class OrderProcess(BaseProcessManager):
-    """Reserve, pay, ship; Return undoes Reserve. `trouble` is what the payment meets."""
+class OrderProcess(order_process.OrderProcess):
+    """`trouble` is what the payment meets."""
 
-    process_type = "Order"
-    domain = "orders"
     state_class = OrderState
-    step_class = Step
 
-    def get_first_step(self, state: OrderState) -> Step:
-        return Step.RESERVE
-
-    def build_command(self, step: str, state: OrderState) -> ProcessCommand:
+    def build_command(self, step: Step, state: OrderState) -> ProcessCommand:
         return ProcessCommand(step, {"order": state.order, "trouble": state.trouble})
-
-    def update_state(self, state: OrderState, step: str, response: ProcessResponse) -> None:
-        """Nothing is remembered."""
-
-    def get_next_step(self, current_step: str, response: ProcessResponse, state: OrderState) -> Step | None:
-        return {"Reserve": Step.PAY, "Pay": Step.SHIP}.get(current_step)
-
-    def get_compensation_step(self, step: str) -> Step | None:
-        return Step.RETURN if step == "Reserve" else None
 
 
 def make_shop() -> App:

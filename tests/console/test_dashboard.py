@@ -1,12 +1,13 @@
 """The dashboard: what stands on it, where its charts come from, and that it follows the bus in a real browser."""
 
+import re
 from typing import Any, LiteralString
 from uuid import uuid4
 
 import httpx
 import psycopg
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from commandbus.history import history
 from pytest_commandbus.database import Database
@@ -45,6 +46,33 @@ async def test_charts_come_from_what_workers_stored(client: httpx.AsyncClient, c
     lines = (await client.get("/dashboard/history.json")).json()
     assert 5 * sum(lines["completed"]) == pytest.approx(360)
     assert {len(line) for line in lines.values()} == {180}
+
+
+@pytest.mark.cb_no_audit  # statistics without their workers
+@pytest.mark.browser
+def test_times_are_of_24_hours_in_utc_and_where_the_reader_is(
+    browser: Browser, served: Served, cb_database: Database
+) -> None:
+    with psycopg.connect(cb_database.dsn) as conn:
+        conn.execute(STATISTICS)
+    context = browser.new_context(base_url=served.url, timezone_id="Asia/Kolkata", locale="en-US")  # 12 hours, by habit
+    page = context.new_page()
+    page.goto("/")
+    expect(page.locator("[data-charts]")).to_have_attribute("data-points", "180")
+    expect(page.locator("[data-zones]")).to_have_text(
+        re.compile(r"are UTC, below them those of Asia/(Kolkata|Calcutta)")
+    )
+    chart = page.locator(".chart").first
+    chart.scroll_into_view_if_needed()
+    chart.locator(".u-over").hover()
+    told = chart.locator(".u-legend .u-value").first
+    expect(told).to_have_text(re.compile(r"^\d\d:\d\d:\d\d UTC, \d\d:\d\d:\d\d here$"))
+    told_utc, told_here = re.findall(r"(\d\d):(\d\d):", told.inner_text())
+    minutes = [60 * int(hour) + int(minute) for hour, minute in (told_utc, told_here)]
+    assert (minutes[1] - minutes[0]) % 1_440 == 330
+    taken = page.locator(".foot time").first
+    expect(taken).to_have_text(re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC (\w+,? )?\d\d:\d\d:\d\d GMT\+5:30$"))
+    context.close()
 
 
 @pytest.mark.cb_no_audit  # statistics without their workers

@@ -299,6 +299,19 @@ async def test_a_bulk_action_has_a_limit(console_app: App, cb_pool: Pool, played
         assert line(question).startswith("commandbus tsq retry --moved-before ")
         named = "&".join(f"command_id={uuid4()}" for _ in range(251))
         assert "at most 250" in await reader.get(f"/troubleshooting/act?action=retry&{named}", 422)
+        few = "&".join(f"command_id={uuid4()}" for _ in range(4))
+        assert "At most 3 at once" in await reader.get(f"/troubleshooting/act?action=retry&{few}", 422)
+        batch = f"/batches/{played.process_batch}/cancel"
+        form = await reader.get(batch)
+    async with client_of(create_console(console_app, cb_pool, ConsoleSettings(max_bulk=1))) as client:
+        reader = Reader(client)
+        assert "2 members have not ended; at most 1 at once" in await reader.get(batch, 422)
+        own = await reader.get(f"/processes/{played.processes['transient']}/cancel")  # for a token of this session
+        token = re.findall(r'name="csrf_token" value="[^"]*"', own)[0]
+        refused = await reader.send(re.sub(r'name="csrf_token" value="[^"]*"', token, form))
+        assert (refused.status_code, "at most 1 at once" in refused.text) == (422, True)
+        page = await reader.get(f"/process-batches/{played.process_batch}")
+        assert 'data-figure="parked">2<' in page
 
 
 async def test_a_process_is_cancelled_from_its_page(
@@ -364,8 +377,14 @@ async def test_an_application_adds_panels_and_a_broken_one_does_no_harm(
     async def broken(process: Any, trail: Any) -> Panel | None:
         raise KeyError(len(trail))
 
+    @site.panels.on_dashboard
+    async def weather() -> Panel | None:
+        return Panel("Weather", "weather.html", {"sky": "<grey>"})
+
+    (tmp_path / "weather.html").write_text("<p>the sky is {{ panel.context.sky }}</p>")
     async with client_of(create_console(console_app, cb_pool, site=site)) as client:
         reader = Reader(client)
+        assert "the sky is &lt;grey&gt;" in await reader.get("/")
         assert "mood of SendMail: &lt;grim&gt;" in await reader.get(f"/commands/{played.commands['permanent']}")
         assert "Mood" not in await reader.get(f"/commands/{played.commands['once']}")
         page = await reader.get(f"/processes/{played.processes['once']}")

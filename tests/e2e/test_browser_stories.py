@@ -72,7 +72,21 @@ def test_a_batch_with_behavior_is_created_and_watched_until_it_has_ended(
     page.get_by_label("Processes", exact=True).fill("0")
     page.get_by_role("button", name="Create the batch").click()
     expect(page.locator("#count-error")).to_contain_text("greater than or equal to 1")
+    page.get_by_label("Name of a profile").fill("all-broken")
+    page.get_by_role("button", name="Save as profile").click()
+    page.wait_for_url("**/create-process-batch?profile=all-broken")
+    expect(page.locator("[id='behavior.render.fail_permanent_pct']")).to_have_value("100")
+    page.get_by_label("Behavior to begin with").select_option("fails twice, then works")
+    page.get_by_role("button", name="Use it").click()
+    page.wait_for_url("**/create-process-batch?profile=preset*")
+    expect(page.locator("[id='behavior.render.fail_permanent_pct']")).to_have_value("0")
+    page.get_by_label("Behavior to begin with").select_option("all-broken")
+    page.get_by_role("button", name="Use it").click()
+    page.wait_for_url("**/create-process-batch?profile=all-broken")
+    page.get_by_label("Output").select_option("csv")
     page.get_by_label("Processes", exact=True).fill("6")
+    page.get_by_text("Copy as curl").click()
+    expect(page.locator("#curl")).to_contain_text("/api/processes/batch")
     page.get_by_role("button", name="Create the batch").click()
     page.wait_for_url(re.compile("/process-batches/[0-9a-f-]{36}"))
     batch = page.url
@@ -96,24 +110,28 @@ def test_a_load_test_is_sent_watched_and_its_workers_are_stopped(page: Page, wor
     expect(page.locator("[data-figure=completed]")).to_have_text("270")
     expect(page.locator("[data-figure=in_tsq]")).to_have_text("30")
     expect(page.locator("[data-figure=workers]")).to_have_text("2")
+    expect(page.locator("[data-figure=remaining]")).to_have_text("nothing")
     keep_picture(page, "load-test-done")
+    page.goto("/")  # the dashboard has the same figures, and the same button
+    expect(page.locator("[data-figure=in_tsq]")).to_have_text("30")
+    expect(page.locator("#metrics [data-figure=workers]")).to_have_text("2")
     page.get_by_role("button", name="Stop workers").click()
     page.get_by_role("dialog").get_by_role("button", name="Stop workers").click()
     expect(page.locator(".toast")).to_contain_text("2 workers were asked to stop")
     assert worker.wait(PATIENCE) == 0
-    expect(page.locator("[data-figure=workers]")).to_have_text("0")
+    expect(page.locator("#metrics [data-figure=workers]")).to_have_text("0")
 
 
 @pytest.mark.parametrize("look", ["desktop-light", "phone-dark"])
 def test_every_page_keeps_nobody_out_and_fits_the_screen(browser: Browser, served: Served, look: str) -> None:
     context = browser.new_context(base_url=served.url, reduced_motion="reduce", **LOOKS[look])
     page = context.new_page()
-    for path in ("/create-process-batch", "/send-command", "/load-test"):
+    for path in ("/", "/create-process-batch", "/send-command", "/load-test"):
         page.goto(path)
         if path == "/create-process-batch":
             page.get_by_text("Behavior: what is to go wrong").click()
         wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert wide == 0, f"{path} is {wide} px too wide"
-        keep_picture(page, f"{look}-{path.strip('/')}")
+        keep_picture(page, f"{look}-{path.strip('/') or 'dashboard'}")
         assert serious(page) == [], path
     context.close()

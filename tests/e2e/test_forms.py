@@ -12,6 +12,7 @@ from psycopg_pool import AsyncConnectionPool
 from pytest_commandbus.chaos import CommandBehavior
 from pytest_commandbus.strategies import behaviors
 from tests.e2e.app.models import ProcessStepBehavior
+from tests.e2e.app.profiles import PRESETS
 from tests.e2e.app.web import forms
 from tests.e2e.conftest import PATIENCE
 from tests.e2e.test_api_batches import rows
@@ -98,6 +99,14 @@ async def test_the_batch_form_makes_what_it_says(api: httpx.AsyncClient, cb_pool
     saved = await post(api, f"{form}/profile", form, BATCH | behavior | {"profile_name": "no-render"})
     assert saved.headers["location"] == f"{form}?profile=no-render"
     assert 'name="behavior.render.fail_permanent_pct" type="number"' in (await api.get(saved.headers["location"])).text
+    offered = (await api.get(form, headers=PAGE)).text
+    for name, preset in PRESETS.items():
+        assert f'<option value="{name}">' in offered
+        page = (await api.get(form, params={"profile": name}, headers=PAGE)).text
+        for field, value in forms.profile_values(preset).items():
+            if value not in ("", "0", "on"):
+                assert re.search(rf'name="{re.escape(field)}"[^>]*value="{value}"', page), (name, field)
+    assert "<option>no-render</option>" in offered
     badly = await post(api, f"{form}/profile", form, BATCH | behavior | {"profile_name": "No Render"})
     assert "small letters" in error_at(badly.text, "profile_name")
 

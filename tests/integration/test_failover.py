@@ -1,6 +1,7 @@
 """A primary that is gone or demoted: whoever has a DSN of several hosts goes on with the one that takes writes."""
 
 import asyncio
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -32,6 +33,9 @@ async def count(command, context):
 
 _SYNCHRONOUS = """
     SELECT true FROM pg_stat_replication WHERE sync_state = 'sync'"""
+_WALSENDER = "SELECT pid FROM pg_stat_replication WHERE state = 'streaming'"
+_WAITS_FOR_STANDBY = """
+    SELECT true FROM pg_stat_activity WHERE application_name = 'sender' AND wait_event = 'SyncRep'"""
 _LEFT = "SELECT count(*) FROM commandbus.queue"
 
 
@@ -60,10 +64,10 @@ def make_synchronous(primary: EmbeddedPostgres) -> None:
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
     """Poll until it holds."""
-    deadline = monotonic() + PATIENCE
+    deadline = monotonic() + 3 * PATIENCE
     while not condition():
         if monotonic() > deadline:
-            raise AssertionError(f"waited {PATIENCE:g} s in vain for {what}")
+            raise AssertionError(f"waited {3 * PATIENCE:g} s in vain for {what}")
         sleep(0.05)
 
 
@@ -75,7 +79,7 @@ class Sender(threading.Thread):
         self.acknowledged: list[UUID] = []
         self.failures = 0
         self.is_over = threading.Event()
-        self._dsn = dsn
+        self._dsn = make_conninfo(dsn, application_name="sender")
 
     def run(self) -> None:
         asyncio.run(self._send())
@@ -118,6 +122,45 @@ def test_a_promoted_standby_has_every_acknowledged_command_and_its_workers_go_on
     assert [i for i in sender.acknowledged if i not in statuses] == []
     assert {statuses[i] for i in sender.acknowledged} == {"COMPLETED"}
     assert not violations, violations
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_synchronous", [True, False], ids=["synchronous", "asynchronous"])
+def test_what_the_standby_does_not_have_is_acknowledged_by_nobody_but_an_asynchronous_primary(
+    is_synchronous: bool,
+) -> None:
+    """Nothing leaves the primary any more, as behind a slow network; then it is gone, and the standby takes over."""
+    with pair() as (primary, standby, dsn):
+        if is_synchronous:
+            make_synchronous(primary)
+        sender = Sender(dsn)
+        with psycopg.connect(primary.dsn(), autocommit=True) as conn, psycopg.connect(standby.dsn()) as behind:
+            behind.autocommit = True
+            behind.execute("ALTER SYSTEM SET wal_receiver_timeout = 0")  # it asks for no second walsender
+            behind.execute("SELECT pg_reload_conf()")
+            wait_for(lambda: conn.execute(_WALSENDER).fetchone() is not None, "the standby to follow")
+            ((walsender,),) = conn.execute(_WALSENDER).fetchall()
+            os.kill(walsender, signal.SIGSTOP)
+            sender.start()
+            wait_for(
+                lambda: len(sender.acknowledged) >= 20 or conn.execute(_WAITS_FOR_STANDBY).fetchone() is not None,
+                "a send to be acknowledged, or to wait for the standby",
+            )
+            while_held_back = list(sender.acknowledged)
+        primary.crash()
+        wait_for(lambda: sender.failures > 0, "a send to fail")
+        standby.promote()
+        before = len(sender.acknowledged)
+        wait_for(lambda: len(sender.acknowledged) >= before + 20, "20 sends after the promotion")
+        sender.is_over.set()
+        sender.join(PATIENCE)
+        statuses, _ = asyncio.run(found(standby.dsn()))
+    lost = [command_id for command_id in sender.acknowledged if command_id not in statuses]
+    if is_synchronous:
+        assert (while_held_back, lost) == ([], [])
+    else:  # so the case above could have failed
+        assert len(lost) >= 20
+        assert set(while_held_back) <= set(lost)
 
 
 async def found(dsn: str) -> tuple[dict[UUID, str], str]:

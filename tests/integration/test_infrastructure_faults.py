@@ -15,9 +15,10 @@ import pytest_asyncio
 from psycopg.conninfo import make_conninfo
 from psycopg_pool import AsyncConnectionPool
 
-from commandbus import BatchCommand, Command, CommandStatus, HandlerContext, RetryPolicy
+from commandbus import BatchCommand, Command, CommandStatus, HandlerContext, RetryPolicy, SendRequest
 from commandbus.auditor import audit
 from commandbus.migrate import migrate
+from commandbus.worker import claiming
 from commandbus.worker.reserved import ReservedConnection
 from tests.integration.process_kit import make_manager, open_hand, operators
 from tests.integration.tsq_kit import park
@@ -192,6 +193,47 @@ async def test_a_verb_that_is_cancelled_at_any_await_is_done_or_not_at_all(bench
                 hand.conn = await psycopg.AsyncConnection.connect(bench.dsn, autocommit=True)
 
         assert await at_each_await(verbs[verb], look) > 1
+
+
+# old snapshots
+
+READ_BY_CLAIMS = """
+    SELECT idx_tup_read FROM pg_stat_user_indexes
+     WHERE schemaname = 'commandbus' AND indexrelname = 'ix_queue_domain_seq'"""
+
+
+async def test_an_old_snapshot_makes_no_claim_read_what_the_claims_before_have_settled(
+    own: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it is held nothing can be vacuumed, and each settled command leaves a dead entry in the queue's index."""
+    count = 1_000
+
+    @own.handler("Ping")
+    async def ping(command: Command, context: HandlerContext) -> None: ...
+
+    async def gone() -> bool | None:
+        return not await own.execute("SELECT 1 FROM pg_stat_activity WHERE application_name = 'old'") or None
+
+    async def read() -> int:
+        ((entries,),) = await own.execute(READ_BY_CLAIMS)
+        return int(entries)
+
+    monkeypatch.setattr(claiming, "_FULL_SCAN", 3_600.0)  # but for the first, which is due at once
+    await own.bus.send_batch([SendRequest(own.domain, "Ping", uuid4(), {}) for _ in range(count)])
+    before = await read()
+    async with await psycopg.AsyncConnection.connect(own.dsn) as holder:
+        await holder.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
+        await holder.execute("SELECT FROM commandbus.queue LIMIT 1")
+        dsn = make_conninfo(own.dsn, application_name="old")
+        async with AsyncConnectionPool(dsn, min_size=1, max_size=8, open=False) as pool:
+            async with own.worker(pool, batch_size=20, concurrency=20):
+
+                async def settled() -> bool | None:
+                    return not await own.execute("SELECT 1 FROM commandbus.queue LIMIT 1") or None
+
+                await eventually(settled, "the end of all commands", patience=60)
+        await eventually(gone, "the end of the worker's sessions, which tell then what they read", patience=60)
+        assert await read() - before < 10 * count  # 3 times; claims that all begin at the first entry read 28 times
 
 
 # clocks

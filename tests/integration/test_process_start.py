@@ -1,6 +1,7 @@
 """How processes start: one or many, with a batch, in the caller's transaction, and when something fails."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -156,6 +157,21 @@ async def test_many_start_in_chunks_of_a_transaction_each_and_tell_how_far_they_
     )
     assert [row[0] for row in times] == [10, 10, 5]
     assert await ordinals(bench) == list(range(25))
+
+
+async def test_in_the_callers_transaction_nobody_sees_any_before_it_commits(bench: Bench) -> None:
+    manager, told = make_manager(bench), list[int]()
+    async with bench.pool.connection() as conn:
+        for outcome, stored in ((ZeroDivisionError, 0), (None, 25)):
+            with suppress(ZeroDivisionError):
+                async with conn.transaction():
+                    orders = ({"order": n} for n in range(25))
+                    await manager.start_many(orders, uuid4(), on_progress=told.append, chunk_size=10, conn=conn)
+                    assert await ordinals(bench) == []
+                    if outcome is not None:
+                        raise outcome
+            assert await ordinals(bench) == list(range(stored))
+    assert told == [10, 20, 25] * 2
 
 
 async def test_none_at_all_is_no_error(bench: Bench) -> None:

@@ -4,9 +4,11 @@ import asyncio
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 
 from commandbus import BusinessRuleError, PermanentCommandError, TransientCommandError
+from commandbus.auditor import audit
 from commandbus.process import ProcessCommand, ProcessReplyRouter, ProcessRepository, ProcessStatus, router
 from tests.integration.process_kit import make_manager, open_hand, operators, process_of, steps_of
 from tests.integration.worker_kit import NEVER, Bench, eventually, open_bench
@@ -21,6 +23,8 @@ REPLAY = """
     INSERT INTO commandbus.reply (reply_to, command_id, process_id, outcome, result, created_at)
     SELECT 'process:' || p.process_type, c.command_id, p.process_id, %s, '{"replayed": true}', commandbus.now()
       FROM commandbus.command c JOIN commandbus.process p ON p.process_id = c.process_id WHERE c.command_id = %s"""
+TAKE_AWAY = """
+    UPDATE commandbus.reply SET process_id = gen_random_uuid() WHERE process_id = %s RETURNING process_id, command_id"""
 BROKEN = PermanentCommandError("BROKEN", "out of order")
 REFUSED = BusinessRuleError("NO_STOCK", "sold out")
 
@@ -184,6 +188,27 @@ async def test_a_reply_for_a_manager_that_is_unknown_here_is_kept_until_there_is
     assert await waiting(bench, manager) == 1
     assert await ProcessReplyRouter([stranger, manager], bench.pool).route() == 1
     assert (await process_of(bench, process_id)).current_step == "Pay"
+
+
+async def test_a_reply_for_a_process_that_is_unknown_is_kept_and_named_by_the_audit_and_holds_nothing_up(
+    bench: Bench,
+) -> None:
+    manager = make_manager(bench)
+    lost_id, process_id = await manager.start({}), await manager.start({})
+    async with open_hand(bench) as hand:
+        for _ in range(2):
+            await hand.turn({"n": 1})
+    ((unknown, orphan_id),) = await bench.execute(TAKE_AWAY, lost_id)
+    for taken in (1, 0):
+        assert await ProcessReplyRouter([manager], bench.pool).route() == taken
+    assert (await process_of(bench, process_id)).current_step == "Pay"
+    assert await waiting(bench, manager) == 1
+    async with await psycopg.AsyncConnection.connect(bench.dsn) as conn:
+        found = await audit(conn, domains=[bench.domain])
+    assert str(orphan_id) in {violation.subject for violation in found}
+    await bench.execute("UPDATE commandbus.reply SET process_id = %s WHERE process_id = %s", lost_id, unknown)
+    assert await ProcessReplyRouter([manager], bench.pool).route() == 1  # as soon as it is known
+    assert (await process_of(bench, lost_id)).current_step == "Pay"
 
 
 async def test_many_replies_are_routed_in_chunks(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from commandbus.history import history
 from commandbus.migrate import migrate
 from commandbus.status import COUNTED, DomainStatus, status
 from tests.integration.test_plans import WATCH, nodes, parsed, touched
@@ -37,6 +38,11 @@ OTHERS = (
               0.5, '{100,101}', '{5,5}', 0.5, '{90}', '{10}'
          FROM generate_series(-600, 3000) n""",
 )
+MORE_WORKERS = """
+    INSERT INTO commandbus.worker_statistic
+    SELECT second, w, command_type, claimed, completed, failed, retried, parked, run_seconds, run_buckets, run_counts,
+           wait_seconds, wait_buckets, wait_counts
+      FROM commandbus.worker_statistic CROSS JOIN generate_series(2, 3) AS w"""
 
 
 def filled(dsn: str, count: int, *, share: int, analyzed: bool) -> str:
@@ -89,6 +95,35 @@ async def test_a_status_looks_at_a_bounded_number_of_rows(empty_dsn: str, analyz
     assert {table for table, *_ in scans} == set(TABLES)
     assert [scan for scan in scans if scan[1] == "Seq Scan" and scan[0] != "reply"] == []
     assert [scan for scan in scans if scan[2] > 1.1 * COUNTED] == []
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("analyzed", [True, False])
+async def test_the_charts_look_at_the_seconds_that_they_show(empty_dsn: str, analyzed: bool) -> None:
+    """Of an hour and ten minutes by three workers; the keys of the seconds are sought, whatever is known of them."""
+    dsn = filled(empty_dsn, 1, share=1_000, analyzed=False)
+    plans: list[dict[str, Any]] = []
+    async with await connected(dsn) as conn:
+        await conn.execute(MORE_WORKERS)
+        if analyzed:
+            await conn.execute("ANALYZE commandbus.worker_statistic")
+        conn.add_notice_handler(lambda diagnostic: plans.extend(parsed(diagnostic.message_primary or "")))
+        for statement in WATCH:
+            await conn.execute(statement.encode())
+        for seconds in (60, 900):
+            plans.clear()
+            for _ in range(7):  # from the sixth on PostgreSQL may use a generic plan
+                points = await history(conn, seconds=seconds, step=5)
+                assert sum(point.ran.count for point in points if point.ran) == 3 * 10 * seconds
+            scans = [
+                node
+                for plan in plans
+                for node in nodes(plan["Plan"])
+                if node.get("Relation Name") == "worker_statistic"
+            ]
+            assert len(scans) == 7
+            assert [scan["Node Type"] for scan in scans if scan["Node Type"] == "Seq Scan"] == []
+            assert max(touched(scan) for scan in scans) <= 3 * seconds
 
 
 @pytest.mark.asyncio

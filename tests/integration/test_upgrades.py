@@ -9,7 +9,6 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -22,11 +21,13 @@ from commandbus import App, BatchStatus, Command, CommandBus, HandlerContext, Re
 from commandbus.auditor import audit, format_violations
 from commandbus.errors import MigrationError, SchemaError
 from commandbus.migrate import check_schema, migrate
-from commandbus.process import BaseProcessManager, ProcessCommand, ProcessResponse, ProcessStatus
+from commandbus.process import ProcessResponse, ProcessStatus
+from tests import order_process
 from tests.integration import levels
 from tests.integration.levels import OWN
 from tests.integration.servers import Server
 from tests.integration.worker_kit import eventually, running
+from tests.order_process import Step
 
 NAMES = [migration.name for migration in OWN]
 LEVELS = pytest.mark.parametrize("level", [m.version for m in OWN], ids=[f"V{m.version:03}" for m in OWN])
@@ -37,41 +38,19 @@ REST = """
          + (SELECT count(*) FROM commandbus.process WHERE completed_at IS NULL)"""
 
 
-class Step(StrEnum):
-    RESERVE = "Reserve"
-    PAY = "Pay"
-    SHIP = "Ship"
-    RETURN = "Return"
-
-
 @dataclass
-class OrderState:
-    order: int = 0
+class OrderState(order_process.OrderState):
     done: list[str] = field(default_factory=list)
 
 
-class OrderProcess(BaseProcessManager):
+class OrderProcess(order_process.OrderProcess):
     """The manager of the processes in upgrades/V002.sql."""
 
-    process_type = "Order"
     domain = "shop"
     state_class = OrderState
-    step_class = Step
-
-    def get_first_step(self, state: OrderState) -> Step:
-        return Step.RESERVE
-
-    def build_command(self, step: Step, state: OrderState) -> ProcessCommand:
-        return ProcessCommand(step, {"order": state.order})
 
     def update_state(self, state: OrderState, step: Step, response: ProcessResponse) -> None:
         state.done.append(step)
-
-    def get_next_step(self, current_step: Step, response: ProcessResponse, state: OrderState) -> Step | None:
-        return {Step.RESERVE: Step.PAY, Step.PAY: Step.SHIP}.get(current_step)
-
-    def get_compensation_step(self, step: Step) -> Step | None:
-        return Step.RETURN if step is Step.RESERVE else None
 
 
 app = App(retry_policy=RetryPolicy(max_attempts=3, backoff_schedule=[0]))

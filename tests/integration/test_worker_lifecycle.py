@@ -9,6 +9,7 @@ import pytest
 from psycopg_pool import AsyncConnectionPool
 
 from commandbus import Command, CommandStatus, HandlerContext, PoolTooSmallError, RetryPolicy, SchemaError, Worker
+from commandbus.repositories import workers
 from tests.integration.worker_kit import NEVER, PATIENCE, Bench, eventually
 
 pytestmark = pytest.mark.asyncio
@@ -31,6 +32,17 @@ async def test_a_worker_registers_and_says_good_bye(bench: Bench) -> None:
         assert (await workers_row(bench, worker))[0] is False
         await bench.until(await bench.send("Ping"))
     assert await workers_row(bench, worker) == (True, 1, 1)
+
+
+async def test_a_heartbeat_that_waits_behind_the_good_bye_does_not_raise_the_dead(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one heartbeat after the other there is always one that waits for the connection."""
+    monkeypatch.setattr(workers, "HEARTBEAT", 0.0)
+    for _ in range(3):
+        async with bench.worker() as worker:
+            await worker.ready.wait()
+        assert (await workers_row(bench, worker))[0] is True
 
 
 async def all_given_back(pool: AsyncConnectionPool) -> bool | None:

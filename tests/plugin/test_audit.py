@@ -1,8 +1,15 @@
 """The audit at the end of every test that used the bus."""
 
+import re
+from pathlib import Path
+
 import pytest
 
+from commandbus.auditor import AUDIT_RULES, OUTSIDE_RULES
+
 from .conftest import Suite
+
+EXPLANATION = Path(__file__).parents[2] / "docs" / "explanation" / "how-it-is-tested.md"
 
 PLANTED = """
     {marker}
@@ -64,9 +71,9 @@ def test_liveness_is_audited_only_after_a_wait(suite: Suite):
             await cb_process_batch(OrderProcess, count=1, initial_data={"slow": 30}, workers=0)
 
         async def test_waited(cb_process_batch, cb_bus):
+            await cb_bus.send(domain="nowhere", command_type="Lost", command_id=__import__("uuid").uuid4(), data={})
             batch = await cb_process_batch(OrderProcess, count=1)
             await batch.complete()
-            await cb_bus.send(domain="nowhere", command_type="Lost", command_id=__import__("uuid").uuid4(), data={})
 
         async def test_did_not_wait(cb_process_batch, cb_bus):
             await cb_process_batch(OrderProcess, count=1, workers=0)
@@ -156,3 +163,53 @@ def test_what_was_seen_from_outside_is_held_against_the_database(suite: Suite):
             "S14: the audit trail only grows*",
         ]
     )
+
+
+def test_what_vacuum_leaves_and_what_nobody_waited_for(suite: Suite):
+    suite.write(
+        """
+        import uuid
+
+        import psycopg
+        from pytest_commandbus import audit
+        from pytest_commandbus.ledger_sql import LedgerSQL
+
+        @pytest.fixture
+        def holder(cb_database):
+            with psycopg.connect(cb_database.dsn) as connection:
+                connection.execute("SELECT txid_current()")
+                yield connection
+
+        async def test_dead_rows(cb_process_batch, cb_audit, holder):
+            await (await cb_process_batch(OrderProcess, count=1)).complete()
+            left = await cb_audit.dead_rows(patience=0)
+            assert {violation.rule for violation in left} == {"L5"}
+            assert f"kept by session {holder.info.backend_pid} (" in left[0].message
+            assert "table queue" in [violation.subject for violation in left]
+            holder.rollback()
+            assert await cb_audit.dead_rows(patience=60) == []
+
+        async def test_an_open_transaction_of_the_test_is_none_of_the_bus(cb_process_batch, holder):
+            await (await cb_process_batch(OrderProcess, count=1)).complete()
+
+        async def test_nobody_else_has_kept_them(cb_process_batch, holder, monkeypatch):
+            monkeypatch.setattr(LedgerSQL, "HOLDERS", "SELECT 'nobody', false WHERE false")
+            monkeypatch.setattr(audit, "_VACUUM_PATIENCE", 0.0)
+            await (await cb_process_batch(OrderProcess, count=1)).complete()
+
+        async def test_more_is_sent(cb_process_batch, cb_bus):
+            await (await cb_process_batch(OrderProcess, count=1)).complete()
+            await cb_bus.send(domain="nowhere", command_type="Lost", command_id=uuid.uuid4(), data={})
+        """
+    )
+    result = suite.run()
+    result.assert_outcomes(failed=1, passed=3)
+    result.stdout.fnmatch_lines_random(
+        ["L5: no dead rows are left after a VACUUM, at rest", "*table queue: * dead rows*"]
+    )
+
+
+def test_the_documentation_says_where_each_rule_is_checked():
+    rows = re.findall(r"^\| ([SL])(\d+)(?: to [SL](\d+))? \|", EXPLANATION.read_text(encoding="utf-8"), re.MULTILINE)
+    told = [f"{kind}{number}" for kind, first, last in rows for number in range(int(first), int(last or first) + 1)]
+    assert sorted(told) == sorted([*AUDIT_RULES, *OUTSIDE_RULES])

@@ -184,6 +184,7 @@ def test_starts_under_any_temporary_directory(
 def test_programs_that_the_account_cannot_read_are_copied(
     short_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("CB_POSTGRES_PROGRAMS", raising=False)
     private = short_directory / "private"
     private.mkdir(mode=0o700)
     account = server_account()

@@ -66,7 +66,7 @@ def _bad_inputs(options: argparse.Namespace, seed: int, deadline: float, figures
 def _schedules(options: argparse.Namespace, seed: int, deadline: float, figures: Figures) -> list[Violation]:
     seconds, processes = _share(deadline, SCHEDULES_SHARE), options.processes
     seeds = [range(seed + n, seed + options.target.schedules, processes) for n in range(processes)]
-    play = partial(schedules.play_share, seconds=seconds)
+    play = partial(schedules.play_share, seconds=seconds, is_fenced=not options.without_fence)
     wrong = list[Violation]()
     if options.target.schedules:
         with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:

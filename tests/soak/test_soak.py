@@ -1,6 +1,7 @@
 """The soak in small, with the counts that each change must pass; and that it notices when the bus has no fence."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,16 @@ def test_a_soak_ends_with_its_figures() -> None:
     assert code == 0, told
     assert list(figures) == KEYS
     assert figures == dict.fromkeys(KEYS, 0) | {"schedules": 5, "bad_inputs": 20}
+
+
+def test_a_soak_that_finds_something_says_what_and_fails() -> None:
+    given = [*NONE, "--schedules=10", "--commands=0", "--processes=1", "--first=0", "--without-fence"]
+    code, figures, told = soak(*given)
+    assert code == 1
+    assert list(figures) == KEYS
+    assert figures["violations"] > 0
+    assert "replay by: python -m tests.simulator " in told
+    assert re.search("^S[345]: ", told, re.MULTILINE)
 
 
 @pytest.mark.slow

@@ -76,7 +76,8 @@ def test_a_blocking_method_has_the_signature_of_the_async_one(
 
 @pytest.mark.parametrize(("blocking", "awaited", "without"), BY_HAND)
 def test_what_is_written_by_hand_has_it_too(blocking: Any, awaited: Any, without: set[str]) -> None:
-    assert parameters(blocking) == [p for p in parameters(awaited) if p[0] not in without]
+    asked = [(*p[:3], str(p[3]).replace("AsyncConnection", "Connection")) for p in parameters(awaited)]
+    assert [(*p[:3], str(p[3])) for p in parameters(blocking)] == [p for p in asked if p[0] not in without]
 
 
 def test_nothing_that_one_awaits_is_missing() -> None:

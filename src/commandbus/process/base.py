@@ -103,11 +103,13 @@ class BaseProcessManager(ABC):
         on_progress: Callable[[int], object] | None = None,
         *,
         chunk_size: int = CHUNK,
+        conn: Connection | None = None,
     ) -> int:
         """Start any number of processes with bulk writes; returns how many.
 
         Ordinals count from `first_ordinal`. Each chunk of `chunk_size` is a transaction of its own, after which
-        `on_progress(processes started so far)` is called: a run that broke off is resumed from the next ordinal.
+        `on_progress(processes started so far)` is called: a run that broke off is resumed from the next ordinal. With
+        `conn` all of them are part of the caller's transaction, so that workers see them once it commits, all or none.
         While a chunk is being stored the next one is drawn and decided, never more than that one.
         The same as `start` for each, hooks included; an error of create_initial_state names its ordinal. A batch
         that is cancelled meanwhile ends the run with InvalidOperationError.
@@ -116,7 +118,7 @@ class BaseProcessManager(ABC):
 
         async def store(chunk: tuple[Sequence[Started], int]) -> None:
             started, ordinal = chunk
-            async with transaction(self._pool, None) as own:
+            async with transaction(self._pool, conn) as own:
                 await self._store(started, batch_id, ordinal, own)
 
         return await store_in_chunks(

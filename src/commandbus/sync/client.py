@@ -216,6 +216,7 @@ class SyncProcessManager(ProcessManagerFace):
         on_progress: Callable[[int], object] | None = None,
         *,
         chunk_size: int = CHUNK,
+        conn: psycopg.Connection[Any] | None = None,
     ) -> int:
         """As BaseProcessManager.start_many.
 
@@ -226,7 +227,7 @@ class SyncProcessManager(ProcessManagerFace):
         return _in_chunks(
             initial_data,
             chunk_size,
-            lambda chunk, done: start(chunk, batch_id, first_ordinal + done, chunk_size=chunk_size),
+            lambda chunk, done: start(chunk, batch_id, first_ordinal + done, chunk_size=chunk_size, conn=conn),
             on_progress,
         )
 

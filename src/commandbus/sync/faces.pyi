@@ -222,6 +222,7 @@ class ProcessManagerFace(Face):
         on_progress: Callable[[int], object] | None = None,
         *,
         chunk_size: int = 1000,
+        conn: Connection[Any] | None = None,
     ) -> int: ...
     def cancel_process(
         self, process_id: UUID, *, operator: str = "unknown", reason: str = "", conn: Connection[Any] | None = None

@@ -14,11 +14,10 @@ How it is put together, for who adds pages:
 - The guard (web/security.py) checks Host and Origin of everything, and the token of every form post, before a route
   runs: a form has `{{ csrf_field() }}` in it. Routes that take forms say `Depends(site.csrf)` besides, so that they
   are safe outside this guard too. A call with a JSON body needs no token, but is never signed in by the cookie.
-- An application adds to the dashboard by a template `dashboard_more.html`.
 - No inline script or style, no style attribute: the policy refuses them. Behaviour goes by data attributes, see
   static/console.js. `document` gets the event `commandbus:snapshot` (detail: the snapshot) for each one that arrives
   while live updates are not paused; `hx-trigger="commandbus:snapshot from:document throttle:2s"` follows it.
-- `site.panels.on_command(maker)` and `.on_process(maker)` add sections to the pages of commands and processes, see
+- `site.panels.on_dashboard(maker)`, `.on_command(maker)` and `.on_process(maker)` add sections to these pages, see
   web/panels.py.
 - `async with console.live.subscribe() as snapshots: async for snapshot in snapshots` is the one broadcaster.
 - Tests: httpx's ASGITransport with base_url="http://localhost"; the guard refuses other host names.

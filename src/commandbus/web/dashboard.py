@@ -33,6 +33,7 @@ def router(console: "Console") -> APIRouter:
             request,
             "dashboard.html",
             **await figures(),
+            panels=await site.panels.of_dashboard(),
             database=shown_database(console.pool),
             minutes=HISTORY // 60,
             step=STEP,

@@ -1,4 +1,4 @@
-"""What an application adds to the console's page of a command or of a process, e.g. the behavior that applied."""
+"""What an application adds to the console's dashboard, and to the page of a command or of a process."""
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
@@ -23,18 +23,26 @@ class Panel:
 
 CommandPanel = Callable[[CommandMetadata, Sequence[AuditEvent]], Awaitable[Panel | None]]
 ProcessPanel = Callable[[ProcessMetadata, Sequence[ProcessAuditEntry]], Awaitable[Panel | None]]
+DashboardPanel = Callable[[], Awaitable[Panel | None]]
 
 
 class Panels:
     """The makers of panels, asked for each page in the order in which they were added; one returns None for no panel.
 
-    `on_command` makers are called with the command and its audit events, `on_process` ones with the process and what
-    it has sent. One that fails is logged and leaves a panel that says so: the page is shown all the same.
+    `on_dashboard` makers are called with nothing, `on_command` ones with the command and its audit events, `on_process`
+    ones with the process and what it has sent. One that fails is logged and leaves a panel that says so: the page is
+    shown all the same.
     """
 
     def __init__(self) -> None:
+        self._of_dashboard: list[DashboardPanel] = []
         self._of_commands: list[CommandPanel] = []
         self._of_processes: list[ProcessPanel] = []
+
+    def on_dashboard(self, maker: DashboardPanel) -> DashboardPanel:
+        """Add a maker for the dashboard; also to be used as a decorator."""
+        self._of_dashboard.append(maker)
+        return maker
 
     def on_command(self, maker: CommandPanel) -> CommandPanel:
         """Add a maker for the page of a command; also to be used as a decorator."""
@@ -45,6 +53,10 @@ class Panels:
         """Add a maker for the page of a process; also to be used as a decorator."""
         self._of_processes.append(maker)
         return maker
+
+    async def of_dashboard(self) -> list[Panel]:
+        """Return the panels of the dashboard."""
+        return await _made([(maker, maker()) for maker in self._of_dashboard])
 
     async def of_command(self, command: CommandMetadata, events: Sequence[AuditEvent]) -> list[Panel]:
         """Return the panels of a command's page."""

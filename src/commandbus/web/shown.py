@@ -26,6 +26,10 @@ def duration(seconds: float | None) -> str:
     for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
         if abs(seconds) >= 10 * size:
             return f"{seconds / size:,.0f} {unit}"
+    if seconds == 0:
+        return "0 s"
+    if abs(seconds) < 0.000_005:
+        return "< 0.01 ms"
     value, unit = (seconds * 1_000, "ms") if abs(seconds) < 1 else (seconds, "s")
     return f"{value:.{2 if abs(value) < 1 else 1 if abs(value) < 10 else 0}f} {unit}"
 

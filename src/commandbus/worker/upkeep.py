@@ -41,6 +41,7 @@ class Upkeep:
         self._counts = counts
         self._lease = lease
         self._stop = stop
+        self._has_gone = False
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -56,10 +57,13 @@ class Upkeep:
             )
 
     async def say_goodbye(self) -> None:
-        """Tell that the worker has stopped."""
-        await self._conn.retrying(
-            lambda conn: workers.heartbeat(conn, self._worker_id, self._counts, stopped=True), "last heartbeat"
-        )
+        """Tell that the worker has stopped; no heartbeat that still waits for the connection tells otherwise."""
+
+        async def goodbye(conn: Connection) -> None:
+            self._has_gone = True
+            await workers.heartbeat(conn, self._worker_id, self._counts, stopped=True)
+
+        await self._conn.retrying(goodbye, "last heartbeat")
 
     async def _watch_deadlines(self) -> None:
         """Cancel handlers just before their leases end; precise to a small part of the lease."""
@@ -95,6 +99,8 @@ class Upkeep:
             await asyncio.sleep(tick)
 
     async def _beat(self, conn: Connection) -> None:
+        if self._has_gone:
+            return
         self._claiming.others_types, is_to_stop = await workers.heartbeat(conn, self._worker_id, self._counts)
         if is_to_stop:
             self._stop()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..shown import shown
 from .points import POINTS, Passage
 
 MARKER = "@pytest.mark.faults"
@@ -97,12 +98,12 @@ def rule_of(kind: str, given: Mapping[str, Any], where: str) -> FaultRule:
     known = KINDS.get(kind)
     if known is None:
         raise FaultUsageError(f"{where}: no fault is called {kind!r}; {_valid(kind, KINDS)}")
-    written = f"{kind}({', '.join(f'{name}={value!r}' for name, value in given.items())})"
+    written = f"{kind}({', '.join(f'{name}={shown(value)}' for name, value in given.items())})"
     where = f"{where}({kind}=…)" if where == MARKER or where.endswith(MARKER) else where
     for name in given:
         if name not in known:
             takes = _valid(name, known) if known else "it takes none: it lasts as long as its block, or the test"
-            raise FaultUsageError(f"{where}: unknown field {name!r}; {takes}")
+            raise FaultUsageError(f"{where}: unknown field {shown(name)}; {takes}")
     rule = FaultRule(
         kind,
         at=_point(given, where),
@@ -132,7 +133,7 @@ def rules_of_marker(kinds: Mapping[str, Any], where: str = MARKER) -> list[Fault
                 given = {}  # noqa: PLW2901  they have nothing more to say
             if not isinstance(given, Mapping) and kind in KINDS:
                 example = "True" if not KINDS[kind] else _example(kind)
-                raise FaultUsageError(f"{where}({kind}=…): {given!r} says nothing; write {kind}={example}")
+                raise FaultUsageError(f"{where}({kind}=…): {shown(given)} says nothing; write {kind}={example}")
             rule = rule_of(kind, given if isinstance(given, Mapping) else {}, where)
             if rule.is_once:
                 raise FaultUsageError(f"{where}({kind}=…): say when, such as {kind}={_example(kind)}")
@@ -191,7 +192,7 @@ def _toxics(kind: str, given: Mapping[str, Any], where: str) -> Toxics:
         stream=given.get("stream", "both"),
     )
     if toxics.stream not in STREAMS:
-        raise FaultUsageError(f"{where}: stream={toxics.stream!r}; valid are {', '.join(map(repr, STREAMS))}")
+        raise FaultUsageError(f"{where}: stream={shown(toxics.stream)}; valid are {', '.join(map(repr, STREAMS))}")
     ends = [toxics.timeout_ms is not None, toxics.reset_peer, toxics.down]
     if sum(ends) > 1:
         raise FaultUsageError(f"{where}: timeout_ms, reset_peer and down exclude each other; keep one")
@@ -203,14 +204,14 @@ def _toxics(kind: str, given: Mapping[str, Any], where: str) -> Toxics:
 def _point(given: Mapping[str, Any], where: str) -> str | None:
     at = given.get("at")
     if at is not None and at not in POINTS:
-        raise FaultUsageError(f"{where}: no point is called {at!r}; {_valid(str(at), POINTS)}")
+        raise FaultUsageError(f"{where}: no point is called {shown(at)}; {_valid(at, POINTS)}")
     return None if at is None else str(at)
 
 
 def _whole(given: Mapping[str, Any], name: str, where: str) -> int | None:
     value = given.get(name)
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise FaultUsageError(f"{where}: {name}={value!r} is no whole number from 1 up")
+        raise FaultUsageError(f"{where}: {name}={shown(value)} is no whole number from 1 up")
     return value
 
 
@@ -223,21 +224,21 @@ def _number(
     fits = isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
     if not fits or (value == least and not least_included and name != "jitter_ms"):
         bounds = f"from {least:g}" if least_included else f"above {least:g}"
-        raise FaultUsageError(f"{where}: {name}={value!r} is no number {bounds} up to {most:g}")
+        raise FaultUsageError(f"{where}: {name}={shown(value)} is no number {bounds} up to {most:g}")
     return float(value)
 
 
 def _text(given: Mapping[str, Any], name: str, where: str) -> str | None:
     value = given.get(name)
     if value is not None and (not isinstance(value, str) or not value):
-        raise FaultUsageError(f"{where}: {name}={value!r} is no name")
+        raise FaultUsageError(f"{where}: {name}={shown(value)} is no name")
     return value if value is None else str(value)
 
 
 def _flag(given: Mapping[str, Any], name: str, where: str) -> bool:
     value = given.get(name, False)
     if not isinstance(value, bool):
-        raise FaultUsageError(f"{where}: {name}={value!r} is neither True nor False")
+        raise FaultUsageError(f"{where}: {name}={shown(value)} is neither True nor False")
     return value
 
 
@@ -247,7 +248,7 @@ def _predicate(given: Mapping[str, Any], where: str) -> Callable[[Passage], obje
         return None
     if not callable(value) or inspect.iscoroutinefunction(value):
         raise FaultUsageError(
-            f"{where}: where={value!r} is no plain function of a passage, such as where=lambda p: p.ordinal < 5"
+            f"{where}: where={shown(value)} is no plain function of a passage, such as where=lambda p: p.ordinal < 5"
         )
     return value  # type: ignore[no-any-return]
 
@@ -258,7 +259,7 @@ def _example(kind: str) -> str:
     return '{"at": "before_settle"} or {"rate": 2}'
 
 
-def _valid(name: str, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
+def _valid(name: object, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1) if isinstance(name, str) else []
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"{hint}valid are {', '.join(known)}"

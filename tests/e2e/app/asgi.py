@@ -32,6 +32,7 @@ def create_asgi(pool: AsyncConnectionPool[Any], settings: ConsoleSettings | None
     asgi = create_console(app, pool, site=site)
     asgi.state.services = services
     _show_behaviors(site, services)
+    _show_load_test(site, services)
     asgi.include_router(api.router(services))
     asgi.include_router(web.router(services, site))
     asgi.mount("/static/app", StaticFiles(directory=_HERE / "static"), name="static_app")
@@ -57,6 +58,14 @@ def _show_behaviors(site: Site, services: Services) -> None:
     @site.panels.on_process
     async def of_process(_: ProcessMetadata, trail: Sequence[ProcessAuditEntry]) -> Panel | None:
         return await panel({entry.command_id: entry.step for entry in trail})
+
+
+def _show_load_test(site: Site, services: Services) -> None:
+    """Show on the dashboard how the newest load test fares."""
+
+    @site.panels.on_dashboard
+    async def metrics() -> Panel:
+        return Panel("Load Test Metrics", "load_test_panel.html", await services.stats.metrics(None))
 
 
 def _tell_all_methods(asgi: FastAPI, site: Site) -> None:

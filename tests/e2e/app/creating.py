@@ -1,4 +1,4 @@
-"""Make batches of processes, however large: in chunks, watched, and marked when they end early."""
+"""Make batches of processes, however large: in chunks, watched, all or none, and marked when they end early."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -15,11 +15,12 @@ from psycopg_pool import AsyncConnectionPool
 
 from commandbus import CommandBus
 from commandbus.errors import CommandBusError
+from commandbus.process import BaseProcessManager
 from pytest_commandbus.behavior import BehaviorRepository
 from tests.e2e.app.process.statement_report import DOMAIN, StatementReportProcess
 
 AT_A_TIME = 2
-CHUNK = 500  # processes in one transaction: their hook takes some milliseconds at a time
+CHUNK = 500  # processes in one statement: their hook takes some milliseconds at a time
 LOOK_EVERY = 0.2  # seconds between looks at the client, and notes of how far it is
 SILENT = "30 seconds"  # without a note, then whoever makes the batch is gone
 
@@ -69,6 +70,7 @@ class BatchCreator:
         self._pool = pool
         self._bus = CommandBus(pool)
         self._manager = StatementReportProcess(pool)
+        self._plain = _WithoutBehavior(pool)
         self._making = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -93,37 +95,39 @@ class BatchCreator:
     async def fill(
         self, batch_id: UUID, count: int, data: dict[str, Any], is_gone: Callable[[], Awaitable[bool]]
     ) -> None:
-        """Start the batch's processes; returns once all are stored.
+        """Start the batch's processes; returns once all are stored. Workers see them then, all or none.
 
-        Raises ClientGoneError when `is_gone` says so meanwhile: what was stored is then cancelled, and the batch
+        Raises ClientGoneError when `is_gone` says so meanwhile: the batch is then cancelled, without processes, and
         marked. Whatever else ends it early marks the batch too.
         """
         told = _Told()
-        starting = asyncio.create_task(
-            self._manager.start_many(repeat(data, count), batch_id=batch_id, on_progress=told.hear, chunk_size=CHUNK)
-        )
+        starting = asyncio.create_task(self._start(batch_id, count, data, told))
         try:
             while not (await asyncio.wait([starting], timeout=LOOK_EVERY))[0]:
                 await self._note(batch_id, told.created, "CREATING")
                 if await is_gone():
-                    raise ClientGoneError(f"the client went away when {told.created:,} of {count:,} were stored")
+                    raise ClientGoneError(f"the client went away when {told.created:,} of {count:,} were written")
             await starting
             await self._note(batch_id, count, "COMPLETE")
         except ClientGoneError as gone:
             await _ended(starting)
-            await self._note(batch_id, told.created, "ABANDONED", str(gone))
-            await self._bus.cancel_batch(
-                DOMAIN, batch_id, operator="application", reason=str(gone), processes=[self._manager]
-            )
+            await self._note(batch_id, 0, "ABANDONED", str(gone))
+            await self._bus.cancel_batch(DOMAIN, batch_id, operator="application", reason=str(gone))
             raise
         except BaseException as error:
             await _ended(starting)
             why = f"{type(error).__name__}: {error}" if isinstance(error, Exception) else "the server was ended"
             with suppress(Exception):  # the database may be what failed: then the note grows old
-                await asyncio.shield(self._note(batch_id, told.created, "INTERRUPTED", why))
+                await asyncio.shield(self._note(batch_id, 0, "INTERRUPTED", why))
             raise
         finally:
             self._making -= 1
+
+    async def _start(self, batch_id: UUID, count: int, data: dict[str, Any], told: "_Told") -> None:
+        """Store all processes in one transaction: workers that began with the first would slow down the rest."""
+        manager = self._plain if data.get("behavior") is None else self._manager
+        async with self._pool.connection() as conn, conn.transaction():
+            await manager.start_many(repeat(data, count), batch_id, on_progress=told.hear, chunk_size=CHUNK, conn=conn)
 
     def fill_later(self, batch_id: UUID, count: int, data: dict[str, Any]) -> None:
         """Fill in the background, whoever goes away."""
@@ -153,8 +157,14 @@ class BatchCreator:
             await conn.execute(_NOTE, {"batch_id": batch_id, "created": created, "state": state, "error": error})
 
 
+class _WithoutBehavior(StatementReportProcess):
+    """Starts processes without behavior: there is nothing to store before their commands."""
+
+    before_send_commands = BaseProcessManager.before_send_commands
+
+
 class _Told:
-    """How many processes the bus says are stored."""
+    """How many processes the bus says are written."""
 
     def __init__(self) -> None:
         self.created = 0
@@ -163,7 +173,7 @@ class _Told:
         self.created = created
 
 
-async def _ended(task: asyncio.Task[int]) -> None:
-    """Cancel and wait: a chunk that is being stored is stored whole or not at all."""
+async def _ended(task: asyncio.Task[None]) -> None:
+    """Cancel and wait: what was written is undone."""
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -1,6 +1,7 @@
 """The behavior of a process's steps, and the table that keeps it for each command."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 from uuid import UUID
 
@@ -21,8 +22,12 @@ class ProcessStepBehavior(BaseModel):
     render: CommandBehavior | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what was set, as JSON knows it."""
-        return self.model_dump(mode="json", exclude_defaults=True)
+        """Return what was set, as JSON knows it; the same dict each time, not to be changed."""
+        return self._dumped
+
+    @cached_property
+    def _dumped(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude_defaults=True)  # once for the 100,000 processes of a batch
 
 
 class TestCommandRepository:

@@ -8,6 +8,18 @@ from psycopg_pool import AsyncConnectionPool
 from tests.e2e.app.models import ProcessStepBehavior
 
 MOST = 200
+PRESET = "preset:"  # begins the names of those below, which no saved one can have
+PRESETS = {
+    f"{PRESET}{name}": ProcessStepBehavior.model_validate(behavior)
+    for name, behavior in {
+        "a flaky query": {"query": {"fail_transient_pct": 30}},
+        "fails twice, then works": {step: {"fail_transient_times": 2} for step in ProcessStepBehavior.model_fields},
+        "a broken renderer": {"render": {"fail_permanent_pct": 100}},
+        "refused by a business rule": {"aggregation": {"fail_business_rule_pct": 25}},
+        "slow": {step: {"min_duration_ms": 50, "max_duration_ms": 500} for step in ProcessStepBehavior.model_fields},
+    }.items()
+}
+"""Behaviors that the form offers from the start."""
 _SAVE = """
 INSERT INTO app.chaos_profile (name, behavior)
 SELECT %(name)s, %(behavior)s

@@ -30,7 +30,7 @@ SELECT extract(epoch FROM max(e.ts) - t.sent_at)::float8
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """What all workers did within the window, which ends 3 seconds ago, and what waits now."""
+    """What all workers did within the window, which ends 3 seconds ago, and what waits now; latencies within 5 %."""
 
     window_seconds: int
     commands_processed: int
@@ -86,10 +86,11 @@ class LoadStats:
             queue_depth=sum(domain.backlog for domain in found.domains),
         )
 
-    async def newest(self) -> UUID | None:
-        """Return the newest load test's batch, None when there was none."""
-        found = await self._find(None)
-        return None if found is None else found[0]
+    async def metrics(self, batch_id: UUID | None = None) -> dict[str, Any]:
+        """Return what the page of a load test shows: `stats`, `throughput`, and its `batch_id`, None without any."""
+        found = await self._find(batch_id)
+        stats = await self.load_test(batch_id)
+        return {"stats": stats, "throughput": await self.throughput(), "batch_id": found and found[0]}
 
     async def load_test(self, batch_id: UUID | None = None) -> LoadTestStats:
         """Return how far a load test is, the newest one if none is named. Raises BatchNotFoundError."""

@@ -4,9 +4,8 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from time import monotonic, sleep
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 from uuid import UUID, uuid4
 
 import psycopg
@@ -15,9 +14,11 @@ from psycopg_pool import AsyncConnectionPool
 from commandbus import App, Command, HandlerContext, PermanentCommandError, RetryPolicy, Worker
 from commandbus._core.connection import Connection
 from commandbus.auditor import Violation, audit
-from commandbus.process import BaseProcessManager, BeforeSend, ProcessCommand, ProcessResponse
+from commandbus.process import BeforeSend, ProcessResponse
 from commandbus.sync import Portal, SyncCommandBus
+from tests import order_process
 from tests.integration.worker_kit import PATIENCE, running
+from tests.order_process import Step
 
 _Found = TypeVar("_Found")
 
@@ -25,34 +26,18 @@ ONE = {"domain": "orders", "command_type": "Ship"}
 TABLE = "CREATE TABLE public.orders (n integer PRIMARY KEY)"
 
 
-class Step(StrEnum):
-    RESERVE = "Reserve"
-    SHIP = "Ship"
-
-
 @dataclass
-class OrderState:
-    order: int = 0
+class OrderState(order_process.OrderState):
     parcel: str = ""
 
 
-class OrderProcess(BaseProcessManager):
-    process_type = "Order"
-    domain = "orders"
+class OrderProcess(order_process.OrderProcess):
     state_class = OrderState
-    step_class = Step
-
-    def get_first_step(self, state: OrderState) -> Step:
-        return Step.RESERVE
-
-    def build_command(self, step: Step, state: OrderState) -> ProcessCommand:
-        return ProcessCommand(step, {"order": state.order})
+    path = (Step.RESERVE, Step.SHIP)
+    undo: ClassVar[dict[Step, Step]] = {}
 
     def update_state(self, state: OrderState, step: Step, response: ProcessResponse) -> None:
         state.parcel = (response.result or {}).get("parcel", state.parcel)
-
-    def get_next_step(self, current_step: Step, response: ProcessResponse, state: OrderState) -> Step | None:
-        return Step.SHIP if current_step is Step.RESERVE else None
 
 
 class HookedProcess(OrderProcess):

@@ -5,7 +5,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -129,6 +129,9 @@ def test_what_is_read_lazily_and_what_is_told_on_the_way_may_use_the_bus(dsn: st
     assert [p.ordinal for p in bus.processes.of_batch(batch_id)] == [0, 1, 2, 3, 4]
 
     told.clear()
+    with suppress(ZeroDivisionError), bus.transaction() as conn:
+        assert bus.process(OrderProcess).start_many([{"order": 1}] * 5, batch_id, 5, chunk_size=2, conn=conn) == 5
+        raise ZeroDivisionError  # undoes all of them
     cancelled = bus.cancel_batch("orders", batch_id, operator="anna", on_progress=tell)
     assert (cancelled.canceled, cancelled.in_flight) == (5, 0)
     assert [(done, there) for done, _, there in told] == [(5, True)]

@@ -51,13 +51,14 @@ def router(console: "Console") -> APIRouter:
     @routes.get("/batches/{batch_id}/cancel", name="cancel_batch")
     async def confirm_cancel(request: Request, batch_id: str) -> Response:
         batch = await find_batch(console, id_of(batch_id, "batch"))
-        refused = f"The batch is {batch.status}: it has ended already." if batch.status.is_final else None
-        return ask(console, request, _question(batch, refused))
+        return ask(console, request, _question(batch, _refused(console, batch)))
 
     @routes.post("/batches/{batch_id}/cancel", dependencies=[Depends(site.csrf)])
     async def cancel(request: Request, batch_id: str) -> Response:
         batch = await find_batch(console, id_of(batch_id, "batch"))
         by = who(console, request, await request.form())
+        if (refused := _refused(console, batch)) is not None:
+            return ask(console, request, _question(batch, refused))
         try:
             done = await console.bus.cancel_batch(
                 batch.domain,
@@ -145,6 +146,19 @@ async def _one(console: "Console", request: Request, text: str, batch_type: Batc
         is_of_processes=batch_type is BatchType.PROCESS,
         is_refreshed=request.query_params.get("refresh") != "off" and not batch.status.is_final,
         line=command_line.line("batch", "show", batch.batch_id),
+    )
+
+
+def _refused(console: "Console", batch: BatchMetadata) -> str | None:
+    """Why the batch is not cancelled from its page, None when it may be."""
+    if batch.status.is_final:
+        return f"The batch is {batch.status}: it has ended already."
+    left = batch.total_count - batch.completed_count - batch.failed_count - batch.canceled_count
+    most = console.settings.max_bulk
+    return (
+        f"{left:,} members have not ended; at most {most:,} at once: use the command line below."
+        if left > most
+        else None
     )
 
 

@@ -156,8 +156,8 @@ async def _question(console: "Console", chosen: _Chosen) -> Confirmation:
         facts.append("Commands that are parked after this page was made are left.")
         if count == 0:
             refused = "Nothing is parked that this finds (any more)."
-        elif count > most:
-            refused = f"At most {most:,} at once: narrow the filters, or use the command line below."
+    if count > most:
+        refused = f"At most {most:,} at once: choose fewer, or use the command line below."
     return Confirmation(
         question=f"{chosen.action.capitalize()} {_commands(count)}?",
         facts=facts,

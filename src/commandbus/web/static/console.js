@@ -8,11 +8,13 @@
     for (const element of root.querySelectorAll("time[data-local]")) {
       const when = new Date(element.dateTime);
       element.removeAttribute("data-local");
-      element.title = `${when.toLocaleString(undefined, { dateStyle: "full", timeStyle: "medium" })} here`;
+      element.title = `${when.toLocaleString(undefined, { dateStyle: "full", timeStyle: "medium", hourCycle: "h23" })} here`;
       if (when.getTimezoneOffset() === 0) continue; // the reader's time is UTC
       const local = document.createElement("span");
       local.className = "local";
-      local.textContent = when.toLocaleTimeString(undefined, { timeZoneName: "short" });
+      const day = when.getDate() === when.getUTCDate() ? {} : { weekday: "short" }; // another day than in UTC
+      const clock = { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23", timeZoneName: "short" };
+      local.textContent = when.toLocaleTimeString(undefined, { ...day, ...clock });
       element.append(" ", local);
     }
   }

@@ -1,44 +1,16 @@
 """The routes of load tests: send commands in bulk, see how they fare, stop the workers."""
 
-from dataclasses import asdict
 from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, HTTPException, Query
-from pydantic import BaseModel
 
 from commandbus import BatchNotFoundError, stop_workers
 from commandbus.status import LONGEST_WINDOW
 from tests.e2e.app.api.schemas import BulkRequest, BulkResponse, Problem, StopRequest, StopResponse
 from tests.e2e.app.bulk import send_bulk
 from tests.e2e.app.services import Services
-
-
-class ThroughputResponse(BaseModel):
-    """What all workers did within the window, which ends 3 seconds ago, and what waits now; latencies within 5 %."""
-
-    window_seconds: int
-    commands_processed: int
-    throughput_per_second: float
-    avg_processing_time_ms: float
-    p50_ms: float
-    p95_ms: float
-    p99_ms: float
-    active_workers: int
-    queue_depth: int
-
-
-class LoadTestResponse(BaseModel):
-    """How far a load test is; what waits for an operator counts as done."""
-
-    total_commands: int
-    completed: int
-    failed: int
-    in_tsq: int
-    pending: int
-    progress_percent: float
-    elapsed_seconds: float
-    estimated_remaining_seconds: float | None
+from tests.e2e.app.stats import LoadTestStats, Throughput
 
 
 def router(services: Services) -> APIRouter:
@@ -58,15 +30,15 @@ def router(services: Services) -> APIRouter:
         )
 
     @api.get("/stats/throughput")
-    async def throughput(window: Annotated[int, Query(ge=1, le=LONGEST_WINDOW)] = 60) -> ThroughputResponse:
+    async def throughput(window: Annotated[int, Query(ge=1, le=LONGEST_WINDOW)] = 60) -> Throughput:
         """Tell what the workers do, over the last `window` seconds."""
-        return ThroughputResponse(**asdict(await services.stats.throughput(window)))
+        return await services.stats.throughput(window)
 
     @api.get("/stats/load-test", responses={404: {"model": Problem}})
-    async def load_test(batch_id: UUID | None = None) -> LoadTestResponse:
+    async def load_test(batch_id: UUID | None = None) -> LoadTestStats:
         """Tell how far the newest load test is, or the one named."""
         try:
-            return LoadTestResponse(**asdict(await services.stats.load_test(batch_id)))
+            return await services.stats.load_test(batch_id)
         except BatchNotFoundError as error:
             raise HTTPException(404, f"no load test {batch_id}") from error
 

@@ -98,9 +98,9 @@ class ProcessBatchCreateRequest(Given):
         return value
 
     def initial_data(self) -> dict[str, Any]:
-        """What a process is started with."""
+        """What a process is started with; the behavior as it was read, so that no process reads it anew."""
         return self.model_dump(mode="json", include={"from_date", "to_date", "account_list", "output_type"}) | {
-            "behavior": None if self.behavior is None or not self.behavior.to_dict() else self.behavior.to_dict()
+            "behavior": None if self.behavior is None or not self.behavior.to_dict() else self.behavior
         }
 
 

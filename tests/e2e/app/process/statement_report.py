@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
+import orjson
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
@@ -163,5 +165,11 @@ def _behavior_row(item: BeforeSend) -> StoredBehavior | None:
     if not item.payload.get("has_behavior"):
         return None
     behavior = item.process.state["behavior"][_BEHAVIOR[StatementReportStep(item.step)]]
-    payload = item.payload | {"process_id": str(item.process.process_id), "process_step": item.step}
-    return StoredBehavior(item.command_id, CommandBehavior.model_validate(behavior), payload)
+    payload = item.payload | {"process_id": item.process.process_id, "process_step": item.step}
+    return StoredBehavior(item.command_id, _read_behavior(orjson.dumps(behavior)), payload)
+
+
+@lru_cache(maxsize=256)
+def _read_behavior(written: bytes) -> CommandBehavior:
+    """Read a behavior once for all the processes of a batch."""
+    return CommandBehavior.model_validate_json(written)

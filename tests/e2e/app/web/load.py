@@ -104,11 +104,7 @@ def router(services: Services, site: Site) -> APIRouter:
 
     @pages.get(METRICS, name="load_test")
     async def metrics(request: Request, batch_id: UUID | None = None) -> Response:
-        found = {
-            "stats": await services.stats.load_test(batch_id),
-            "throughput": await services.stats.throughput(),
-            "batch_id": batch_id or await services.stats.newest(),
-        }
+        found = await services.stats.metrics(batch_id)
         if request.headers.get("hx-request"):
             return site.render(request, "load_test_now.html", **found)
         return site.render(request, "load_test.html", minutes=HISTORY // 60, step=STEP, send=SEND, **found)

@@ -13,6 +13,7 @@ from tests.e2e.app.api.schemas import Given, PreviewRequest, ProcessBatchCreateR
 from tests.e2e.app.creating import TooManyError
 from tests.e2e.app.models import ProcessStepBehavior
 from tests.e2e.app.preview import STEPS, expect
+from tests.e2e.app.profiles import PRESET, PRESETS
 from tests.e2e.app.rendering import OutputType
 from tests.e2e.app.services import Services
 from tests.e2e.app.web import forms, load
@@ -64,6 +65,7 @@ class _BatchForm:
             steps=STEPS,
             inputs=forms.INPUTS,
             output_types=[one.value for one in OutputType],
+            presets=[(name, name.removeprefix(PRESET)) for name in PRESETS],
             profiles=list(await self._services.profiles.list()),
             **_preview(request, self._services, values),
         )
@@ -72,7 +74,7 @@ class _BatchForm:
         """Return what the form begins with: a profile's behavior, and what the address says."""
         behavior = ProcessStepBehavior()
         if profile:
-            known = await self._services.profiles.list()
+            known = PRESETS | await self._services.profiles.list()
             if profile not in known:
                 raise HTTPException(404, f"There is no chaos profile {profile}.")
             behavior = known[profile]
