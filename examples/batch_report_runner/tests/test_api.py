@@ -6,6 +6,9 @@ import json
 from decimal import Decimal
 from uuid import uuid4
 
+import psycopg
+import pytest
+from batch_report_runner.rows import check_quickly, single
 from conftest import ANN, BOB, serving
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -218,6 +221,20 @@ async def test_a_pool_that_is_used_up_is_told_not_waited_for(settings, leads_dsn
         for conn in held:
             await pool.putconn(conn)
         assert (await client.get("/healthz")).text == "ok"
+
+
+async def test_connections_come_back_as_they_were_lent_and_one_that_was_ended_is_known(settings, leads_dsn, cb_pool):
+    async with serving(settings, leads_dsn, pool_size=2) as site:
+        async with single(site.state.pool) as one, single(site.state.pool) as other:
+            assert (one.autocommit, other.autocommit) == (True, True)
+        async with site.state.pool.connection() as one, site.state.pool.connection() as other:
+            assert (one.autocommit, other.autocommit) == (False, False)
+    async with await psycopg.AsyncConnection.connect(leads_dsn) as held, cb_pool.connection() as conn:
+        await check_quickly(held)
+        ended = await conn.execute("SELECT pg_terminate_backend(%s, 60000)", (held.info.backend_pid,))
+        assert await ended.fetchone() == (True,)
+        with pytest.raises(psycopg.OperationalError):
+            await check_quickly(held)
 
 
 @given(st.text(max_size=30))

@@ -66,9 +66,15 @@ async def test_choose_preview_start_watch_cancel_and_read(site, page, cb_worker_
     async with cb_worker_pool(workers=1, concurrency=2):
         await expect(page.locator("#latest")).to_be_visible()  # told by the socket: the page asks only once
         await expect(page.locator("#succeeded")).not_to_have_text("0")
+        await expect(page.locator("#chart")).to_have_attribute(
+            "aria-label", re.compile(r"[1-9]\d* of \d+ leads succeeded")
+        )
         await page.click("#cancel")
         await expect(page.locator("#status")).to_have_text(re.compile("CANCELLED|COMPLETED_WITH_ERRORS"))
     await expect(page.locator("#processed")).to_have_text(f"{total} of {total}")
+    done, failed = [await page.locator(f"#{name}").inner_text() for name in ("succeeded", "failed")]
+    course = re.compile(f"{done} of {total} leads succeeded and {failed} failed")
+    await expect(page.locator("#chart")).to_have_attribute("aria-label", course)
     async with page.expect_download() as download:
         await page.click("#errors")
     assert "CHAOS_BUSINESS_RULE" in (await (await download.value).path()).read_text()

@@ -29,7 +29,8 @@ async def test_reports_are_made_and_paid_once(site, cb_worker_pool, cb_pool):
         assert len([1 for line in only.get_contents().get_data().splitlines() if line.endswith(b" re f")]) == 12  # bars
 
         history = (await client.get(f"/api/batch/{begun['batch_id']}/history")).json()
-        assert history[-1]["succeeded"] <= 120
+        assert [history[-1][name] for name in ("succeeded", "failed")] == [120, 0]  # the last is taken at the end
+        assert [at["seconds"] for at in history] == sorted(at["seconds"] for at in history)
         (listed,) = (await client.get("/api/batches")).json()
         assert listed["batch_id"] == begun["batch_id"]
     async with cb_pool.connection() as conn:

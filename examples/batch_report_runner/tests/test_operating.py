@@ -1,6 +1,11 @@
 """Orphans, time limits, retention, the switch, the way back."""
 
 import asyncio
+import os
+import re
+import subprocess
+import sys
+from functools import partial
 from uuid import UUID
 
 import psycopg
@@ -54,9 +59,7 @@ async def test_a_batch_beyond_its_time_limit_has_failed_and_keeps_what_was_done(
     cb_chaos(FetchFigures={"min_duration_ms": 100, "max_duration_ms": 200})
     async with cb_worker_pool(workers=1, concurrency=3):
         begun = await site.start(200)
-        async with asyncio.timeout(60):
-            while not (await site.status(begun["batch_id"]))["succeeded"]:
-                await asyncio.sleep(0.02)
+        await site.until(begun["batch_id"], lambda state: state["succeeded"])
         await cb_clock.advance(1801)
         ended = await site.until(begun["batch_id"])
     assert (ended["status"], "time limit" in ended["error"]) == ("FAILED", True)
@@ -81,7 +84,7 @@ async def test_what_is_old_is_pruned_with_its_reports(site, cb_worker_pool, cb_c
             " + (SELECT count(*) FROM report.batch_lead), (SELECT count(*) FROM report.quote)"
         )
         assert await cursor.fetchone() == (0, 2)  # the history of costs stays
-    assert (await site.state.source.read(UUID(begun["batch_id"])))["status"] == "PRUNED"
+    assert (await site.state.source.look(UUID(begun["batch_id"]))).told["status"] == "PRUNED"
 
 
 async def test_the_upkeep_has_one_leader_and_an_heir(settings, leads_dsn, cb_pool):
@@ -135,15 +138,30 @@ async def test_a_rollback_ends_what_runs_and_takes_the_schema_back(settings, lea
     await asyncio.to_thread(program.main, ["enable", "--dsn", leads_dsn])
 
 
-async def test_a_rollback_waits_for_what_is_in_flight(site, settings, leads_dsn, cb_chaos, cb_worker_pool, capsys):
+async def test_a_rollback_waits_for_what_is_in_flight(
+    site, settings, leads_dsn, cb_chaos, cb_worker_pool, monkeypatch, capsys
+):
     cb_chaos(FetchFigures={"min_duration_ms": 4000, "max_duration_ms": 4000})
     async with cb_worker_pool(workers=1):
         begun = await site.start(1)
-        async with asyncio.timeout(60):
-            while (await site.status(begun["batch_id"]))["current_lead"] is None:
-                await asyncio.sleep(0.02)
-        assert await end_all(leads_dsn, settings, patience=0) == 1
+        await site.until(begun["batch_id"], lambda state: state["current_lead"])
+        monkeypatch.setattr(program, "end_all", partial(end_all, patience=0))
+        assert await asyncio.to_thread(program.main, ["rollback", "--dsn", leads_dsn]) == 1
+        assert "1 batches still run" in capsys.readouterr().err
+        assert await end_all(leads_dsn, settings, patience=120) == 0
         assert (await site.until(begun["batch_id"]))["status"] == "CANCELLED"
+
+
+def test_a_program_without_users_or_a_database_has_its_own(tmp_path):
+    command = [sys.executable, "-m", "batch_report_runner", "--port=0", "--workers=0"]
+    environment = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "BATCH_USERS")}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as running:
+        said = [running.stdout.readline() for _ in range(3)]
+        running.terminate()
+        assert running.wait(120) == 0
+    assert "a PostgreSQL of its own" in said[0]
+    assert re.fullmatch(r"no BATCH_USERS: user demo, token \S{20,}\n", said[1])
+    assert said[2].startswith("listening on")
 
 
 def test_the_command_line_says_what_is_wrong(monkeypatch, capsys):

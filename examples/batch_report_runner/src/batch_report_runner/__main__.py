@@ -99,7 +99,8 @@ def _workers(settings: Settings, dsn: str, count: int) -> Iterator[None]:
         yield
         return
     concurrency = max(1, settings.parallel // count)
-    command = [sys.executable, "-m", "commandbus", "worker", "batch_report_runner.app:app"]
+    command = ["nice", "-n", str(settings.worker_niceness)]  # whoever waits for a page goes before the reports
+    command += [sys.executable, "-m", "commandbus", "worker", "batch_report_runner.app:app"]
     command += [f"--processes={count}", f"--concurrency={concurrency}"]
     process = subprocess.Popen(command, env={**os.environ, "COMMANDBUS_DSN": dsn})
     try:

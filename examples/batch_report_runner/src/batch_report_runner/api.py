@@ -8,13 +8,14 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
+import orjson
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, field_validator
 
 from . import sql, tokens
 from .access import CurrentUser
-from .batches import Batches, Preview
+from .batches import Batches, Preview, owned
 from .cost import MOST_LEADS, rounded
 from .errors import Refused
 from .handlers import report_path
@@ -25,6 +26,7 @@ from .watching import ProgressSource
 router = APIRouter(prefix="/api")
 LeadId = Annotated[StrictInt, Field(ge=1, le=2**63 - 1)]
 LeadStatus = Literal["new", "contacted", "qualified", "lost"]
+_OF_BATCH = ("quoted_cost", "actual_cost", "template_version", "error", "created_at", "ended_at")
 _DANGEROUS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -95,10 +97,10 @@ async def templates(request: Request, user: CurrentUser) -> list[str]:
 
 
 @router.post("/batch/preview")
-async def preview(request: Request, user: CurrentUser, asked: Selection) -> Row:
+async def preview(request: Request, user: CurrentUser, asked: Selection) -> Response:
     """Quote a batch."""
     request.app.state.preview_limit.take(user)
-    return _described(await _batches(request).preview(user, asked.lead_ids, asked.template_version))
+    return _json(_described(await _batches(request).preview(user, asked.lead_ids, asked.template_version)))
 
 
 @router.post("/batch/start", status_code=202)
@@ -117,18 +119,19 @@ async def batches(request: Request, user: CurrentUser) -> list[Row]:
 
 
 @router.get("/batch/{batch_id}/status")
-async def status(request: Request, user: CurrentUser, batch_id: UUID) -> Row:
+async def status(request: Request, user: CurrentUser, batch_id: UUID) -> Response:
     """Tell a batch's status, progress and latest errors."""
-    batch = await _batches(request).get(user, batch_id)
     source: ProgressSource = request.app.state.source
-    return {
-        **await source.recent(batch_id),
-        **_money({name: batch[name] for name in ("quoted_cost", "actual_cost", "template_version", "error")}),
-        "created_at": batch["created_at"],
-        "ended_at": batch["ended_at"],
-        "websocket_url": websocket_url(request, batch_id, user),
-        "error_report_url": f"/api/batch/{batch_id}/errors.csv",
-    }
+    look = await source.recent(batch_id)
+    batch = owned(look.batch, user, batch_id)
+    return _json(
+        {
+            **look.told,
+            **{name: batch[name] for name in _OF_BATCH},
+            "websocket_url": websocket_url(request, batch_id, user),
+            "error_report_url": f"/api/batch/{batch_id}/errors.csv",
+        }
+    )
 
 
 @router.post("/batch/{batch_id}/cancel", status_code=202)
@@ -217,6 +220,11 @@ def websocket_url(request: Request, batch_id: UUID, user: str) -> str:
 def _batches(request: Request) -> Batches:
     found: Batches = request.app.state.batches
     return found
+
+
+def _json(value: Row) -> Response:
+    """Answer, without a look by FastAPI at each part of it; money is text."""
+    return Response(orjson.dumps(value, default=str), media_type="application/json")
 
 
 def _money(row: Row) -> Row:

@@ -7,8 +7,6 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from psycopg_pool import AsyncConnectionPool
-
 from commandbus import CommandBus, InvalidOperationError
 from commandbus.process import ProcessRepository
 
@@ -18,7 +16,7 @@ from .errors import Refused
 from .metrics import Metrics
 from .notices import raise_alerts
 from .process import DOMAIN, LeadReportProcess
-from .rows import Connection, Row, fetch, first
+from .rows import Connection, Pool, Row, array, fetch, first, single
 from .settings import Settings
 
 OPEN = ("PENDING", "PROCESSING")
@@ -44,7 +42,7 @@ class Preview:
 class Batches:
     """The application's verbs over its own tables and the bus."""
 
-    def __init__(self, pool: AsyncConnectionPool[Any], settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, pool: Pool, settings: Settings, metrics: Metrics) -> None:
         self._pool = pool
         self._settings = settings
         self._metrics = metrics
@@ -55,7 +53,7 @@ class Batches:
 
     async def preview(self, owner: str, lead_ids: Sequence[int], template_version: str) -> Preview:
         """Quote a batch, and keep the quote. Raises Refused, RatesError."""
-        async with self._pool.connection() as conn:
+        async with single(self._pool) as conn:
             found = await self._quote(conn, lead_ids, template_version)
             await self._keep(conn, owner, found, None)
         return found
@@ -82,7 +80,7 @@ class Batches:
                 quoted_cost=found.quote.total,
                 unit_costs=units,
             )
-            await fetch(conn, sql.ADD_BATCH_LEADS, batch_id=batch_id, lead_ids=list(lead_ids))
+            await fetch(conn, sql.ADD_BATCH_LEADS, batch_id=batch_id, lead_ids=array(lead_ids))
             await self._keep(conn, owner, found, batch_id)
             spent = found.spent + found.quote.total
             await raise_alerts(conn, self._bus, spent, self._settings.daily_budget, self._metrics)
@@ -107,11 +105,8 @@ class Batches:
 
     async def get(self, owner: str, batch_id: UUID) -> Row:
         """Return a batch of this user. Raises Refused, the same for another's as for none."""
-        async with self._pool.connection() as conn:
-            found = await first(conn, sql.BATCH, batch_id=batch_id)
-        if found is None or found["owner"] != owner:
-            raise Refused(404, "NO_SUCH_BATCH", f"there is no batch {batch_id} of yours")
-        return found
+        async with single(self._pool) as conn:
+            return owned(await first(conn, sql.BATCH, batch_id=batch_id), owner, batch_id)
 
     async def cancel(self, owner: str, batch_id: UUID) -> None:
         """Cancel what has not run. Raises Refused for a batch that has ended."""
@@ -131,8 +126,8 @@ class Batches:
 
     async def _quote(self, conn: Connection, lead_ids: Sequence[int], template_version: str) -> Preview:
         rates = self.rates.rates(template_version)
-        rows = await fetch(conn, sql.PREVIEW, lead_ids=list(lead_ids))
-        counts: dict[str | None, int] = {row["provider"]: row["leads"] for row in rows if row["leads"]}
+        rows = await fetch(conn, sql.PREVIEW, lead_ids=array(lead_ids))
+        counts: dict[str | None, int] = {row["provider"]: row["leads"] for row in rows}
         if (missing := len(lead_ids) - sum(counts.values())) > 0:
             raise Refused(422, "NO_SUCH_LEAD", f"{missing} of the leads do not exist (any more)")
         estimate = quote(rates, counts)
@@ -167,6 +162,13 @@ class Batches:
             total=found.quote.total,
             batch_id=batch_id,
         )
+
+
+def owned(found: Row | None, owner: str, batch_id: UUID) -> Row:
+    """Return a batch that was looked up. Raises Refused, the same for another's as for none."""
+    if found is None or found["owner"] != owner:
+        raise Refused(404, "NO_SUCH_BATCH", f"there is no batch {batch_id} of yours")
+    return found
 
 
 def _switched_off() -> Refused:

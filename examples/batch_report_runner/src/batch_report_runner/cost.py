@@ -115,7 +115,7 @@ class RateBook:
             try:
                 stat = self._path.stat()
                 stamp = (stat.st_mtime_ns, stat.st_size)
-                known = self._cache.get("")
+                known: tuple[tuple[int, int], dict[str, Rates]] | None = self._cache.get("")
                 if known is None or known[0] != stamp:
                     known = self._cache[""] = stamp, read_rates(json.loads(self._path.read_text()))
                 return known[1]

@@ -5,6 +5,7 @@ It brings its own database, web server and worker processes, asks only those, an
 
 import argparse
 import asyncio
+import contextlib
 import os
 import socket
 import subprocess
@@ -15,48 +16,50 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from .asking import Answer, ask
+from .asking import Answer, Caller
 
 TOKEN = "token-of-the-load"
 MOST = 1000
+ROUND = 2.5  # seconds that a client pauses in one round of its requests
+GOLDEN = 0.618  # spreads any number of clients evenly over a round
 TARGETS = {"status": 0.5, "preview": 0.2}  # seconds, 95 of 100
 
 
 class Clients:
-    """So many clients, each asking one thing after the other; what each took is kept by name."""
+    """What the clients do, each over a connection of its own; what each request took is kept by name."""
 
-    def __init__(self, port: int) -> None:
-        self._port = port
+    def __init__(self) -> None:
         self.took: defaultdict[str, list[float]] = defaultdict(list)
         self.refused: defaultdict[str, int] = defaultdict(int)
 
-    async def ask(self, name: str, method: str, path: str, body: Any = None) -> Answer:
+    async def ask(self, caller: Caller, name: str, method: str, path: str, body: Any = None) -> Answer:
         """Ask once, and keep the time."""
         began = time.perf_counter()
-        answer = await ask(self._port, method, path, TOKEN, body)
+        answer = await caller.ask(method, path, body)
         self.took[name].append(time.perf_counter() - began)
         if answer.status >= 400:
             self.refused[name] += 1
         return answer
 
-    async def start(self, first: int, count: int) -> str:
+    async def start(self, caller: Caller, first: int, count: int) -> str:
         """Preview and start a batch; returns its id."""
         asked: dict[str, Any] = {"lead_ids": list(range(first, first + count))}
-        quote = await self.ask("preview", "POST", "/api/batch/preview", asked)
+        quote = await self.ask(caller, "preview", "POST", "/api/batch/preview", asked)
         asked["accepted_cost"] = quote.value["total_cost"]
-        begun = await self.ask("start", "POST", "/api/batch/start", asked)
+        begun = await self.ask(caller, "start", "POST", "/api/batch/start", asked)
         return str(begun.value["batch_id"])
 
-    async def one(self, number: int, leads: int, batch_id: str, stop: asyncio.Event) -> None:
+    async def one(self, caller: Caller, number: int, leads: int, batch_id: str, stop: asyncio.Event) -> None:
         """What a user does, until it is enough: looks often, previews at times, starts a small batch now and then."""
+        await asyncio.sleep(ROUND * (number * GOLDEN % 1))  # users do not ask in step
         while not stop.is_set():
             for _ in range(4):
-                await self.ask("status", "GET", f"/api/batch/{batch_id}/status")
+                await self.ask(caller, "status", "GET", f"/api/batch/{batch_id}/status")
                 await asyncio.sleep(0.5)
             asked = {"lead_ids": list(range(1 + number, 1 + number + leads))}
-            await self.ask("preview", "POST", "/api/batch/preview", asked)
+            await self.ask(caller, "preview", "POST", "/api/batch/preview", asked)
             if number % 10 == 0:
-                await self.start(2000 + number, 1)
+                await self.start(caller, 2000 + number, 1)
             await asyncio.sleep(0.5)
 
 
@@ -68,19 +71,24 @@ def percentile(values: list[float], percent: float) -> float:
 
 async def drive(port: int, clients: int, leads: int) -> bool:
     """Start a batch of so many leads, look at it with so many clients until it ends; print the table."""
-    users, stop = Clients(port), asyncio.Event()
-    batch_id = await users.start(1, leads)
-    began = time.monotonic()
-    tasks = [asyncio.create_task(users.one(number, leads, batch_id, stop)) for number in range(clients)]
-    state: dict[str, Any] = {"status": "PROCESSING"}
-    while state["status"] in ("PENDING", "PROCESSING"):
-        await asyncio.sleep(1)
-        state = (await ask(port, "GET", f"/api/batch/{batch_id}/status", TOKEN)).value
-        if time.monotonic() - began > 600:
-            raise TimeoutError(f"the batch has not ended in 10 minutes: {state}")
-    took = time.monotonic() - began
-    stop.set()
-    await asyncio.gather(*tasks)
+    users, stop = Clients(), asyncio.Event()
+    async with contextlib.AsyncExitStack() as open_calls:
+        first, *callers = [await open_calls.enter_async_context(Caller(port, TOKEN)) for _ in range(1 + clients)]
+        batch_id = await users.start(first, 1, leads)
+        began = time.monotonic()
+        tasks = [
+            asyncio.create_task(users.one(caller, number, leads, batch_id, stop))
+            for number, caller in enumerate(callers)
+        ]
+        state: dict[str, Any] = {"status": "PROCESSING"}
+        while state["status"] in ("PENDING", "PROCESSING"):
+            await asyncio.sleep(1)
+            state = (await first.ask("GET", f"/api/batch/{batch_id}/status")).value
+            if time.monotonic() - began > 600:
+                raise TimeoutError(f"the batch has not ended in 10 minutes: {state}")
+        took = time.monotonic() - began
+        stop.set()
+        await asyncio.gather(*tasks)
     print(f"{leads} leads, {clients} clients: the batch is {state['status']} after {took:.1f} s")
     print(f"{'':10}{'requests':>9}{'refused':>9}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}  target p95")
     is_good = True
@@ -127,11 +135,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 async def _ready(port: int) -> None:
-    deadline = time.monotonic() + 60
+    deadline, caller = time.monotonic() + 60, Caller(port, TOKEN)
     while True:
         try:
-            if (await ask(port, "GET", "/healthz", TOKEN)).status == 200:
-                return
+            async with caller:
+                if (await caller.ask("GET", "/healthz")).status == 200:
+                    return
         except OSError:
             if time.monotonic() > deadline:
                 raise

@@ -30,6 +30,7 @@ class Settings:
     rates_ttl: float = 300.0
     daily_budget: Decimal = Decimal("5000")
     parallel: int = 20
+    worker_niceness: int = 5  # 0 to 19, as `nice` counts
     time_limit: float = 1800.0
     token_lifetime: float = 900.0
     starts_per_minute: int = 10

@@ -42,18 +42,19 @@ LEAD: LiteralString = (
     "SELECT lead_id, name, company, email, status, score, tier, provider FROM report.lead WHERE lead_id = %(lead_id)s"
 )
 
-# All that a quote needs, for any number of leads: how many each provider has, and what today has cost so far.
+# All that a quote needs, for any number of leads: how many each provider has, and what today has cost so far. A lead
+# that is not there is in no count; where none is there, there is no row.
 PREVIEW: LiteralString = """
 WITH spent AS (
     SELECT coalesce(sum(coalesce(actual_cost, quoted_cost)), 0) AS amount
       FROM report.batch
      WHERE created_at >= date_trunc('day', commandbus.now(), 'UTC')
 )
-SELECT lead.provider, count(lead.lead_id) AS leads, (SELECT amount FROM spent) AS spent,
+SELECT provider, count(*) AS leads, (SELECT amount FROM spent) AS spent,
        (SELECT is_on FROM report.switch WHERE name = 'starting') AS is_on
-  FROM unnest(%(lead_ids)s::bigint[]) AS asked (lead_id)
-  LEFT JOIN report.lead ON lead.lead_id = asked.lead_id
- GROUP BY lead.provider, lead.lead_id IS NULL
+  FROM report.lead
+ WHERE lead_id = ANY (%(lead_ids)s::bigint[])
+ GROUP BY provider
 """
 SPENT: LiteralString = """
 SELECT coalesce(sum(coalesce(actual_cost, quoted_cost)), 0) AS spent
@@ -161,13 +162,15 @@ SELECT batch_id, status, ending, created_at,
        created_at + interval '5 seconds' <= commandbus.now() AS is_orphaned
   FROM report.batch WHERE status IN ('PENDING', 'PROCESSING') ORDER BY created_at
 """
+# A point of the course of a batch, unless there is one not further back than `apart` seconds.
 SAMPLE: LiteralString = """
 INSERT INTO report.progress (batch_id, taken_at, succeeded, failed)
 SELECT %(batch_id)s, commandbus.now(), count(*) FILTER (WHERE status = 'DONE'),
        count(*) FILTER (WHERE status = 'FAILED')
   FROM report.batch_lead WHERE batch_id = %(batch_id)s
 HAVING NOT EXISTS (SELECT FROM report.progress p
-                    WHERE p.batch_id = %(batch_id)s AND p.taken_at > commandbus.now() - interval '1 second')
+                    WHERE p.batch_id = %(batch_id)s
+                      AND p.taken_at >= commandbus.now() - %(apart)s * interval '1 second')
 """
 PROGRESS: LiteralString = """
 SELECT extract(epoch FROM p.taken_at - b.started_at)::double precision AS seconds, p.succeeded, p.failed

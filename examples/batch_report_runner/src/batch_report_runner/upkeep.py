@@ -34,6 +34,7 @@ from .rows import Connection, Row, fetch, first
 from .settings import Settings
 
 EVERY = 0.5  # seconds
+SAMPLE_EVERY = 1.0
 PRUNE_EVERY = 600.0
 _RESTED = 2.0  # after an error
 _ERRORS = (psycopg.Error, PoolTimeout, CommandBusError, OSError)
@@ -118,7 +119,7 @@ class Upkeep:
             await self._give_up_parked(batch_id)
         await self._record_failures(batch, on_bus)
         async with self._pool.connection() as conn:
-            await fetch(conn, sql.SAMPLE, batch_id=batch_id)
+            await fetch(conn, sql.SAMPLE, batch_id=batch_id, apart=SAMPLE_EVERY)
         if on_bus.status.is_final:
             await self.finish(batch_id)
 
@@ -177,6 +178,7 @@ class Upkeep:
             if batch["ending"]:
                 rest = {"status": "CANCELLED", "code": "CANCELED", "message": "it was not run"}
             await fetch(conn, sql.END_REST, batch_id=batch_id, **rest)
+            await fetch(conn, sql.SAMPLE, batch_id=batch_id, apart=0)
             counts = await first(conn, sql.COUNTS, batch_id=batch_id) or {}
             status, error = final_status(batch["ending"], counts)
             ended = await first(conn, sql.END_BATCH, batch_id=batch_id, status=status, error=error) or {}

@@ -6,12 +6,13 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
 
 import psycopg
 from cachetools import LRUCache, TTLCache
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import PoolTimeout
 
 from commandbus import CommandBus, CommandStatus
 
@@ -19,7 +20,7 @@ from . import sql
 from .batches import OPEN
 from .metrics import Metrics
 from .process import DOMAIN
-from .rows import Row, fetch, first
+from .rows import Pool, Row, fetch, first, single
 from .throttle import Throttle
 
 LOOK_EVERY = 0.25  # seconds
@@ -37,44 +38,53 @@ class Client(Protocol):
     async def send_text(self, data: str) -> None: ...
 
 
+@dataclass(frozen=True)
+class Look:
+    """A batch, None when there is none (any more), and its progress as clients are told it: JSON values only."""
+
+    batch: Row | None
+    told: Row
+
+
 class ProgressSource:
     """Reads the progress of a batch."""
 
-    def __init__(self, pool: AsyncConnectionPool[Any]) -> None:
+    def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._bus = CommandBus(pool)
         self._owners: LRUCache[UUID, str] = LRUCache(MOST_RECENT)
-        self._recent: TTLCache[UUID, asyncio.Task[Row]] = TTLCache(MOST_RECENT, LOOK_EVERY)
+        self._recent: TTLCache[UUID, asyncio.Task[Look]] = TTLCache(MOST_RECENT, LOOK_EVERY)
 
     async def owner(self, batch_id: UUID) -> str | None:
         """Return whose batch it is; that never changes, so many sockets cause one look."""
-        if batch_id not in self._owners:
-            async with self._pool.connection() as conn:
-                found = await first(conn, sql.BATCH, batch_id=batch_id)
-            if found is None:
-                return None
-            self._owners[batch_id] = found["owner"]
-        return self._owners[batch_id]
+        owner: str | None = self._owners.get(batch_id)
+        if owner is None and (batch := (await self.recent(batch_id)).batch) is not None:
+            owner = self._owners[batch_id] = batch["owner"]
+        return owner
 
-    async def recent(self, batch_id: UUID) -> Row:
-        """Return the progress, up to LOOK_EVERY seconds old: many who ask at once cause one look."""
-        look = self._recent.get(batch_id)
+    async def progress(self, batch_id: UUID) -> Row:
+        """Return what clients are told, up to LOOK_EVERY seconds old."""
+        return (await self.recent(batch_id)).told
+
+    async def recent(self, batch_id: UUID) -> Look:
+        """Look at a batch unless somebody did up to LOOK_EVERY seconds ago: many who ask at once cause one look."""
+        look: asyncio.Task[Look] | None = self._recent.get(batch_id)
         if look is None:
-            look = self._recent[batch_id] = asyncio.create_task(self.read(batch_id))
+            look = self._recent[batch_id] = asyncio.create_task(self.look(batch_id))
         return await asyncio.shield(look)
 
-    async def read(self, batch_id: UUID) -> Row:
-        """Return what clients are told, JSON values only."""
-        async with self._pool.connection() as conn:
+    async def look(self, batch_id: UUID) -> Look:
+        """Look at a batch now."""
+        async with single(self._pool) as conn:
             batch = await first(conn, sql.BATCH, batch_id=batch_id)
             if batch is None:
-                return {"batch_id": str(batch_id), "status": "PRUNED"}
+                return Look(None, {"batch_id": str(batch_id), "status": "PRUNED"})
             counts = await first(conn, sql.COUNTS, batch_id=batch_id) or {}
             errors = []
             if counts["failed"]:
                 errors = await fetch(conn, sql.LATEST_ERRORS, batch_id=batch_id, limit=ERRORS_SHOWN)
             name = await self._current_lead(conn, batch_id) if batch["status"] == "PROCESSING" else None
-        return described(batch, counts, errors, name)
+        return Look(batch, described(batch, counts, errors, name))
 
     async def _current_lead(self, conn: Any, batch_id: UUID) -> str | None:
         page = await self._bus.query_commands(DOMAIN, CommandStatus.IN_PROGRESS, limit=50, conn=conn)

@@ -2,8 +2,7 @@
 
 import contextlib
 import math
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import psycopg
@@ -19,18 +18,15 @@ from . import api, pages, sockets
 from .batches import Batches
 from .bodies import BodyLimit
 from .errors import RatesError, Refused
+from .layers import Measured
 from .limits import RateLimit, SocketLimit
 from .metrics import Metrics
+from .rows import back_to_transactions, check_quickly
 from .settings import Settings
 from .upkeep import Upkeep, kept_up
 from .watching import Hub, ProgressSource
 
 POOL_SIZE, POOL_PATIENCE = 12, 5.0
-SECURITY = {
-    "content-security-policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "same-origin",
-}
 
 
 def create_web(settings: Settings, dsn: str, *, pool_size: int = POOL_SIZE) -> FastAPI:
@@ -44,14 +40,15 @@ def create_web(settings: Settings, dsn: str, *, pool_size: int = POOL_SIZE) -> F
             max_size=pool_size,
             timeout=POOL_PATIENCE,
             open=False,
-            check=AsyncConnectionPool.check_connection,
+            check=check_quickly,
+            reset=back_to_transactions,
             kwargs={"application_name": "report web"},
         )
         async with pool:
             batches = Batches(pool, settings, metrics)
             web.state.pool, web.state.batches = pool, batches
             web.state.source = ProgressSource(pool)
-            web.state.hub = hub = Hub(web.state.source.read, metrics)
+            web.state.hub = hub = Hub(web.state.source.progress, metrics)
             web.state.upkeep = Upkeep(pool, dsn, batches, settings, metrics)
             async with kept_up(web.state.upkeep):
                 yield
@@ -91,16 +88,7 @@ def _add_layers(web: FastAPI, settings: Settings, metrics: Metrics) -> None:
             allow_headers=["authorization", "content-type"],
         )
     web.add_middleware(BodyLimit, most=settings.max_body)
-
-    @web.middleware("http")
-    async def measured(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        began = time.perf_counter()
-        response = await call_next(request)
-        route = getattr(request.scope.get("route"), "path", "none")
-        metrics.requests.labels(route).observe(time.perf_counter() - began)
-        for name, value in SECURITY.items():
-            response.headers.setdefault(name, value)
-        return response
+    web.add_middleware(Measured, metrics=metrics)
 
 
 def _add_errors(web: FastAPI, metrics: Metrics) -> None:

@@ -1,3 +1,4 @@
+import { addToHistory, setHistory } from "./chart.js";
 import { ask, byId, cell, link, span, tell } from "./common.js";
 
 const id = byId("batch").dataset.id;
@@ -60,17 +61,22 @@ async function watch() {
     return again();
   }
   await loadLeads(true);
+  setHistory(await ask(`/api/batch/${id}/history`), state.total);
   if (!OPEN.includes(state.status)) {
     byId("live").textContent = "";
     return;
   }
+  let ended = false;
   const socket = new WebSocket(state.websocket_url);
   socket.addEventListener("open", () => { byId("live").textContent = "live"; pause = 500; });
   socket.addEventListener("message", (event) => {
     const news = JSON.parse(event.data);
-    if ("percentage" in news) showProgress(news);
+    if (!("percentage" in news)) return;
+    showProgress(news);
+    addToHistory(news);
+    ended = !OPEN.includes(news.status);
   });
-  socket.addEventListener("close", again);
+  socket.addEventListener("close", () => ended ? watch() : again());
 }
 
 function again() {

@@ -8,7 +8,7 @@ for (const batch of batches) {
   const badge = document.createElement("span");
   badge.className = "badge";
   badge.dataset.status = batch.status;
-  badge.textContent = batch.status;
+  badge.textContent = batch.status.replaceAll("_", " ");
   cell(row, badge);
   cell(row, batch.lead_count, "number");
   cell(row, batch.quoted_cost, "number");
