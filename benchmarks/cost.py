@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import LiteralString
 
+import psutil
 from psycopg import Connection, connect
 
 from benchmarks.three_step_processes import cpu_of_children, cpu_of_server, create, work
@@ -29,6 +30,7 @@ from pytest_commandbus.postgres.server import EmbeddedPostgres
 
 _STEPS = 3
 _WORKERS = (1, 2, 4)
+_LONGEST_END = 60.0  # seconds
 
 _WAL: LiteralString = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::float8"
 _STORED: LiteralString = """
@@ -92,8 +94,27 @@ def creator(dsn: str, count: int) -> None:
 
 def _meters(conn: Connection[tuple[object, ...]], pid: int | None) -> tuple[float, float, float]:
     """CPU of our children that have ended and of the server, in microseconds, and the bytes of WAL."""
-    time.sleep(0.1)  # a backend's CPU counts for the server once the backend has been waited for
-    return cpu_of_children() * 1e6, cpu_of_server(pid or 0) * 1e6, _number(conn, _WAL)
+    if pid is None:
+        raise SystemExit("the server does not run")
+    _until_alone(psutil.Process(pid), conn.info.backend_pid)
+    return cpu_of_children() * 1e6, cpu_of_server(pid) * 1e6, _number(conn, _WAL)
+
+
+def _until_alone(postmaster: psutil.Process, own: int) -> None:
+    """Wait until the server has waited for every session but `own`: only then does their CPU count for it."""
+    deadline = time.monotonic() + _LONGEST_END
+    while left := [child.pid for child in postmaster.children() if child.pid != own and _is_session(child)]:
+        if time.monotonic() > deadline:
+            raise SystemExit(f"after {_LONGEST_END:.0f} s these sessions of the server still go on: {left}")
+        time.sleep(0.01)
+
+
+def _is_session(child: psutil.Process) -> bool:
+    """Tell whether it is a client's session, or one that ended and was not waited for."""
+    try:
+        return child.status() == psutil.STATUS_ZOMBIE or any("[local]" in word for word in child.cmdline())
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _number(conn: Connection[tuple[object, ...]], query: LiteralString) -> float:
