@@ -144,7 +144,7 @@ def _problem(facts: Facts | Exception) -> str:
     if isinstance(facts, Exception):
         return f": {type(facts).__name__}: {facts}; it needs pytest-commandbus {ours}"
     if facts.version != ours:
-        return f" on {facts.host} has pytest-commandbus {facts.version}, this run {ours}: install the same version there"
+        return f" on {facts.host} has pytest-commandbus {facts.version}, this run {ours}: install the same there"
     if facts.unreachable:
         return f" on {facts.host} cannot reach the test's database: {facts.unreachable}"
     return ""

@@ -41,10 +41,13 @@ class Ended(NamedTuple):
 
 async def facts(dsn: Dsn) -> Facts:
     """Look whether workers of the test run can work here."""
+    return await asyncio.to_thread(_facts, dsn)  # a Dask worker's loop must go on meanwhile
+
+
+def _facts(dsn: Dsn) -> Facts:
     from commandbus.repositories.workers import library_version
 
-    unreachable = await asyncio.to_thread(_unreachable, dsn)
-    return Facts(socket.gethostname(), library_version(), platform.python_version(), unreachable)
+    return Facts(socket.gethostname(), library_version(), platform.python_version(), _unreachable(dsn))
 
 
 def work(arguments: Sequence[str], environment: Mapping[str, str], folders: Sequence[str], ending: str) -> Ended:

@@ -100,9 +100,9 @@ class LoadTest:
         manager: the process manager's class. initial_data: of each process, or a function of its ordinal over all
         shards. path: the order of steps, where that depends on results, for the oracle. workers: of this shard
         (default: the processors, shared by the shards), as processes of the operating system, or not, by `processes`
-        (default: where the App can be imported). With --cb-cluster they
-        are processes of its hosts, by default one a thread of its Dask workers. concurrency: commands that a worker handles at once. timeout: seconds
-        of real time for a shard (default: 120 and one for every 50 processes). The marker's broken thresholds
+        (default: where the App can be imported); with --cb-cluster, processes of its hosts, by default one for each
+        thread of its Dask workers. concurrency: commands that a worker handles at once. timeout: seconds of real time
+        for a shard (default: 120 and one for every 50 processes). The marker's broken thresholds
         fail the test at its end. Errors: BatchTimeoutError, WorkerDiedError, ShardLostError.
         """
         count, cluster = self._ranges[-1].stop, self._runtime.run.options.cluster
@@ -125,7 +125,6 @@ class LoadTest:
         if xdist.judges(item.nodeid, (other.nodeid for other in item.session.items)):
             self._runtime.objections += thresholds.broken_lines([merged])
         return result
-
 
     async def _workers(self, asked: int | None, processes: bool | None) -> int:
         """How many workers this shard has. Errors: pytest.UsageError when the cluster cannot run so many."""

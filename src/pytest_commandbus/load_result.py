@@ -24,7 +24,8 @@ SAMPLES = 5
 class Measured:
     """What was read from the database of a finished run; times are wall time, in seconds where nothing else is said.
 
-    processes_ended: by bucket. hosts: how many workers of each made an attempt. process_latency_ms: from a process's creation to its end, or until it was parked.
+    processes_ended: by bucket. process_latency_ms: from a process's creation to its end, or until it was parked. hosts:
+    how many workers of each made an attempt.
     """
 
     processes: int

@@ -21,6 +21,8 @@ class Cluster:
         self._folder = folder
         self._processes: list[subprocess.Popen[bytes]] = []
         self.address = ""
+        self.workers: list[psutil.Process] = []
+        self._ever = 0
 
     def start_scheduler(self, host: str = LOOPBACK, prefix: Sequence[str] = ()) -> str:
         """Start the scheduler; return its address."""
@@ -33,16 +35,34 @@ class Cluster:
             self._look(deadline)
         return self.address
 
-    def start_worker(self, host: str = LOOPBACK, threads: int = 2, prefix: Sequence[str] = ()) -> psutil.Process:
-        """Start a Dask worker; `threads_of` waits for it."""
+    def start_worker(self, host: str = LOOPBACK, threads: int = 2, prefix: Sequence[str] = ()) -> None:
+        """Start a Dask worker."""
         options = ("--nthreads", str(threads), "--host", host, "--no-nanny", "--memory-limit", "0")
-        folder = self._folder / f"worker{len(self._processes)}"
-        return self._start(
-            "worker", self.address, *options, "--local-directory", str(folder), host=host, prefix=prefix
+        self._ever += 1
+        folder = self._folder / f"worker{self._ever}"
+        self.workers.append(
+            self._start("worker", self.address, *options, "--local-directory", str(folder), host=host, prefix=prefix)
         )
 
+    def until_ready(self) -> None:
+        """Wait until the scheduler knows all of them."""
+        deadline = time.monotonic() + LONGEST
+        while self.logs().count("Registered to") < self._ever:
+            self._look(deadline)
+
+    def forget_dead(self) -> int:
+        """Count no more on those that were killed; return how many they are."""
+        dead = [process for process in self._processes if process.poll() is not None]
+        self._processes = [process for process in self._processes if process not in dead]
+        self.workers = [worker for worker in self.workers if worker.pid not in {process.pid for process in dead}]
+        return len(dead)
+
+    def logs(self) -> str:
+        """Return all that they have said."""
+        return "\n".join(f"{log.name}:\n{log.read_text()}" for log in sorted(self._folder.glob("*.log")))
+
     def _start(self, *words: str, host: str, prefix: Sequence[str]) -> psutil.Process:
-        log = (self._folder / f"{words[0]}{len(self._processes)}.log").open("wb")
+        log = (self._folder / f"{words[0]}{self._ever}.log").open("wb")
         with log:
             process = subprocess.Popen(
                 [*prefix, sys.executable, "-m", "dask", *words, "--dashboard-address", f"{host}:0"],
@@ -53,8 +73,7 @@ class Cluster:
 
     def _look(self, deadline: float) -> None:
         if time.monotonic() > deadline or any(process.poll() is not None for process in self._processes):
-            logs = [f"{log.name}:\n{log.read_text()}" for log in self._folder.glob("*.log")]
-            raise AssertionError("the cluster did not start\n" + "\n".join(logs))
+            raise AssertionError(f"the cluster did not start\n{self.logs()}")
         time.sleep(0.05)
 
     def stop(self) -> None:
