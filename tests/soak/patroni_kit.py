@@ -121,7 +121,7 @@ class Patroni:
                 node.process = subprocess.Popen(
                     [*NOT_ROOT, sys.executable, "-m", "patroni", str(file)],
                     stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=node.home,
-                    env={"PATH": str(programs), "HOME": str(node.home)},
+                    env={"PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(node.home)},
                 )  # fmt: skip
 
     def members(self) -> list[dict[str, Any]]:
