@@ -8,6 +8,7 @@ package's own; a folder of yours has the folder's name as its scope.
 import hashlib
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -24,6 +25,7 @@ from commandbus.errors import MigrationError, SchemaError
 from commandbus.payload import check_name
 
 OWN_SCOPE = "commandbus"
+_MOST_DEADLOCKS = 20
 _FILE_NAME = re.compile(r"V([0-9]{1,18})__([A-Za-z0-9_-]+)\.sql")
 
 
@@ -49,7 +51,8 @@ def migrate(conninfo: str, *, folders: Sequence[Path] = ()) -> list[str]:
     """Apply what the database at `conninfo` lacks: this package's migrations, then those of each folder in `folders`.
 
     Returns the names of the files that this call applied, in order. Any number of processes may call it at once: one
-    applies, the others wait and find it done. A failed migration leaves nothing of itself; those before it stay.
+    applies, the others wait and find it done. A failed migration leaves nothing of itself; those before it stay. One
+    that deadlocks with workers at work is tried again.
     Raises MigrationError for a file that cannot be used or fails, SchemaError for a history that does not fit.
     """
     scopes = {OWN_SCOPE: own_migrations()}
@@ -185,20 +188,27 @@ def _lacking(conn: psycopg.Connection[Any], scope: str, known: Sequence[Migratio
 
 def _apply(conn: psycopg.Connection[Any], scope: str, migration: Migration) -> None:
     try:
-        with conn.transaction():
-            conn.execute(MigrationSQL.NO_TIMEOUTS)
-            conn.execute(migration.text.encode())
-            if conn.info.transaction_status != TransactionStatus.INTRANS:
-                raise MigrationError(f"{migration.name} ends its own transaction; remove its COMMIT or ROLLBACK")
-            conn.execute(
-                MigrationSQL.INSERT,
-                {"scope": scope, "version": migration.version, "name": migration.name, "checksum": migration.checksum},
-            )
+        for _ in range(_MOST_DEADLOCKS):
+            with suppress(psycopg.errors.DeadlockDetected):  # with workers that go on: once they have, it may pass
+                return _apply_once(conn, scope, migration)
+        _apply_once(conn, scope, migration)
     except psycopg.Error as error:
         place = _line(migration.text, error.diag.statement_position)
         raise MigrationError(
             f"{migration.name}{place} failed and left nothing behind: {error.diag.message_primary or error}"
         ) from error
+
+
+def _apply_once(conn: psycopg.Connection[Any], scope: str, migration: Migration) -> None:
+    with conn.transaction():
+        conn.execute(MigrationSQL.NO_TIMEOUTS)
+        conn.execute(migration.text.encode())
+        if conn.info.transaction_status != TransactionStatus.INTRANS:
+            raise MigrationError(f"{migration.name} ends its own transaction; remove its COMMIT or ROLLBACK")
+        conn.execute(
+            MigrationSQL.INSERT,
+            {"scope": scope, "version": migration.version, "name": migration.name, "checksum": migration.checksum},
+        )
 
 
 def _line(text: str, position: str | None) -> str:

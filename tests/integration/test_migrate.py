@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -30,6 +31,20 @@ def change(dsn: str, statement: str) -> None:
 async def check(dsn: str) -> None:
     async with await psycopg.AsyncConnection.connect(dsn) as conn:
         await check_schema(conn)
+
+
+def until_waiting(watcher: psycopg.Connection[Any], locktype: str) -> None:
+    """Poll until somebody waits for a lock of that type."""
+    deadline = monotonic() + 60
+    while (
+        watcher.execute(
+            "SELECT FROM pg_locks WHERE locktype = %s AND NOT granted"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            (locktype,),
+        ).fetchone()
+        is None
+    ):
+        assert monotonic() < deadline, "nobody asked for the lock"
 
 
 @pytest.fixture
@@ -95,11 +110,7 @@ def test_a_second_migrator_waits_for_the_first(empty_dsn: str) -> None:
     with psycopg.connect(empty_dsn, autocommit=True) as watcher, psycopg.connect(empty_dsn) as first:
         first.execute("SELECT pg_advisory_xact_lock(7236182, 0)")
         second = subprocess.Popen([sys.executable, "-c", program, empty_dsn], stdout=subprocess.PIPE, text=True)
-        waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-        deadline = monotonic() + 30
-        while watcher.execute(waiting).fetchone() == (0,):
-            assert second.poll() is None, "the second migrator went ahead"
-            assert monotonic() < deadline, "the second migrator never asked for the lock"
+        until_waiting(watcher, "advisory")
         assert watcher.execute("SELECT to_regclass('commandbus.migration')").fetchone() == (None,)
         first.rollback()
         assert second.communicate(timeout=60)[0].strip() == str(OWN)
@@ -248,3 +259,29 @@ def test_timeouts_of_the_role_do_not_stop_a_migration(empty_dsn: str, folder: Pa
     (folder / "V003__slow.sql").write_text("SELECT pg_sleep(0.4);")
     strict = " options='-c statement_timeout=200 -c idle_in_transaction_session_timeout=200'"
     assert migrate(empty_dsn + strict, folders=[folder])[-1] == "V003__slow.sql"
+
+
+def test_a_migration_that_deadlocks_with_workers_is_tried_again(empty_dsn: str, folder: Path) -> None:
+    migrate(empty_dsn, folders=[folder])
+    (folder / "V003__deadlocks.sql").write_text(
+        "SET LOCAL deadlock_timeout = '10ms';\n"
+        "LOCK TABLE public.invoice; SELECT pg_advisory_xact_lock(7); LOCK TABLE public.payment;\n"
+        "INSERT INTO public.invoice VALUES (1);\n"
+    )
+    with (
+        psycopg.connect(empty_dsn, autocommit=True) as watcher,
+        psycopg.connect(empty_dsn) as worker,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        watcher.execute("SELECT pg_advisory_lock(7)")  # holds the migration once it has its first table
+        worker.execute("SET LOCAL deadlock_timeout = '1h'")  # so that it is the migration that gives way
+        worker.execute("LOCK TABLE public.payment")
+        migrating = threads.submit(migrate, empty_dsn, folders=[folder])
+        until_waiting(watcher, "advisory")
+        locking = threads.submit(worker.execute, "LOCK TABLE public.invoice")
+        until_waiting(watcher, "relation")
+        watcher.execute("SELECT pg_advisory_unlock(7)")
+        locking.result(timeout=60)
+        worker.rollback()
+        assert migrating.result(timeout=60) == ["V003__deadlocks.sql"]
+    assert rows(empty_dsn, "SELECT count(*) FROM public.invoice") == [(1,)]

@@ -3,6 +3,7 @@
 import runpy
 from collections.abc import AsyncIterator
 from pathlib import Path
+from time import monotonic
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -226,6 +227,7 @@ async def test_worker_processes_of_two_applications_also_when_one_is_killed(
     dsn: str, pool: AsyncConnectionPool[Any], tmp_path: Path
 ) -> None:
     write_apps(tmp_path)
+    began = monotonic()
     options = ("--visibility-timeout", "2")
     with deployed(tmp_path, dsn, "shop:app", *options) as shop, deployed(tmp_path, dsn, "bank:app", *options) as bank:
         shop.until_ready(), bank.until_ready()
@@ -260,5 +262,6 @@ async def test_worker_processes_of_two_applications_also_when_one_is_killed(
     assert sorted(states) == [("bank", "bank", "shop"), ("shop", "shop", "bank")]
     counted = await events(dsn)
     assert (counted["RETRY_SCHEDULED"], counted["MOVED_TO_TSQ"]) == (0, 0)
-    assert await most_events(dsn, "RELEASED") <= 2
+    # An application looks for what is the other's only now and then, as long as nobody else is there.
+    assert await most_events(dsn, "RELEASED") <= 2 + (monotonic() - began)
     await audit_clean(dsn)

@@ -5,6 +5,7 @@ import os
 import signal
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from commandbus import App, BusinessRuleError, PermanentCommandError, RetryPolicy, TransientCommandError
@@ -24,6 +25,7 @@ class Step(StrEnum):
 class OrderState:
     order: int = 0
     slow: float = 0.0
+    until: str = ""  # a file that ends the wait of its first step
 
 
 class OrderProcess(BaseProcessManager):
@@ -36,7 +38,7 @@ class OrderProcess(BaseProcessManager):
         return Step.RESERVE
 
     def build_command(self, step: str, state: OrderState) -> ProcessCommand:
-        return ProcessCommand(str(step), {"order": state.order, "slow": state.slow})
+        return ProcessCommand(str(step), {"order": state.order, "slow": state.slow, "until": state.until})
 
     def get_next_step(self, current_step: str, response: Any, state: OrderState) -> str | None:
         return {Step.RESERVE: Step.PAY, Step.PAY: Step.SHIP}.get(Step(current_step))
@@ -57,6 +59,8 @@ app.add_process(OrderProcess)
 @app.handler("orders", "ReserveStock")
 async def reserve(command: Any, context: Any) -> dict[str, Any]:
     await asyncio.sleep(command.data["slow"])
+    while (until := command.data.get("until")) and not Path(until).exists():  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
     return {"reserved": command.data["order"]}
 
 

@@ -25,7 +25,7 @@ async def test_what_holds_passes(cb_process_batch, cb_command_batch, cb_bus):
     await batch.assert_path(first, [Step.RESERVE, "TakePayment", "ship"])
     await batch.assert_compensated(first, [])
     (sent,) = await batch.assert_sent("ShipParcel", where={"order": 2})
-    assert sent.data == {"order": 2, "slow": 0.0}
+    assert sent.data == {"order": 2, "slow": 0.0, "until": ""}
     await batch.assert_nothing_left()
     mails = await cb_command_batch("mail", "SendMail", count=2, data={"to": "me"})
     await mails.complete()

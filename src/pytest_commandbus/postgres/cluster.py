@@ -18,7 +18,7 @@ INITDB_OPTIONS = ("--no-sync", "--no-instructions", "-A", "trust", "-E", "UTF8",
 
 _BASE_SETTINGS = {
     # As many tests run at once as there are processors, each with workers that have connections of their own.
-    "max_connections": str(max(200, 60 + 20 * (os.cpu_count() or 1))),
+    "max_connections": str(max(200, 60 + 60 * (os.cpu_count() or 1))),
     "shared_buffers": "128MB",
     "huge_pages": "off",
     # A file in the data directory goes with it; POSIX segments would outlive a killed server.
