@@ -31,7 +31,7 @@ _TRIES = 1000
 class ClusterPool(WorkerPool):
     """`workers` processes on the hosts of a Dask cluster, each the task of a Dask worker that runs `commandbus worker`.
 
-    A task whose Dask worker dies begins anew on another; what its process had claimed is claimed again after the lease.
+    A task whose Dask worker dies begins anew on another; its process gives back what it has claimed, or its leases end.
     """
 
     _are_processes = True

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from .postgres.dsn import Dsn
+from .worker_process import GRACE
 
 LOOK_SECONDS = 0.5
 GRACE_SECONDS = 25.0
@@ -54,7 +55,7 @@ def work(arguments: Sequence[str], environment: Mapping[str, str], folders: Sequ
     """Run `commandbus worker` until it ends, the event `ending` is set, or nobody waits for this task any more.
 
     folders: of the test run's import path; those that are on this host too are searched first. When this Dask worker
-    is asked to close, the process stops gracefully, and the task begins anew elsewhere.
+    closes or dies, the process stops gracefully, and the task begins anew elsewhere.
     """
     from distributed import Event, Reschedule
 
@@ -62,10 +63,15 @@ def work(arguments: Sequence[str], environment: Mapping[str, str], folders: Sequ
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "pytest_commandbus.worker_process", "worker", *arguments],
-            stdin=subprocess.PIPE,  # its end tells the process that this one has died
+            stdin=subprocess.PIPE,  # its end tells the process that this one has ended
             stdout=output,
             stderr=output,
-            env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join([*found, *filter(None, sys.path)])},
+            env={
+                **os.environ,
+                **environment,
+                "PYTHONPATH": os.pathsep.join([*found, *filter(None, sys.path)]),
+                GRACE: str(GRACE_SECONDS),
+            },
             process_group=0,
         )
         try:
