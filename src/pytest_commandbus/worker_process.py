@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 
-
 GRACE = "CB_WORKER_GRACE"
 """Environment variable: seconds that the process gets to stop gracefully; none when it is not set."""
 

@@ -55,13 +55,9 @@ def cb_app():
     return app
 
 @pytest.mark.load
-async def test_orders(cb_load, cb_pool):
+async def test_orders(cb_load):
     result = await cb_load(DeadlyProcess, initial_data=lambda i: {"order": i}, workers=2)
     assert result.outcomes == {"COMPLETED": 40}
-    async with cb_pool.connection() as connection:
-        lost = "SELECT count(*) FROM commandbus.event WHERE type = 'RECEIVED' AND epoch > 1"
-        row = await (await connection.execute(lost)).fetchone()
-    assert row == (0,)  # the process of the dead Dask worker has settled what it had, or given it back
 """
 ENDLESS = """
 @pytest.mark.load(real_time=True)
