@@ -15,7 +15,7 @@ import pytest
 from . import cluster_task
 from .cluster_task import Ended, Facts
 from .postgres.dsn import Dsn
-from .process_pool import CHAOS_MIDDLEWARE, worker_arguments
+from .process_pool import CHAOS_MIDDLEWARE, STOPPED, worker_arguments
 from .worker_pool import STOP_SECONDS, WorkerDiedError, WorkerPool
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class ClusterPool(WorkerPool):
         died = _told_of(tasks)
         late = await asyncio.to_thread(self._end, tasks)
         self._logs = [(_name(ended), ended.output) for ended in _results(tasks)]
-        self._tell(died or _told_of([task for task in tasks if task not in late], expected=(0,)))
+        self._tell(died or _told_of([task for task in tasks if task not in late], expected=STOPPED))
         if late:
             raise WorkerDiedError(
                 f"{len(late)} tasks on {self._address} did not end within {STOP_SECONDS:g} s of being asked to; their "

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 CHAOS_MIDDLEWARE = "pytest_commandbus.behavior:chaos_middleware"
 _PASSED_ON = {"visibility_timeout", "poll_interval"}  # options of Worker that the command line has too
-_STOPPED = (0, -signal.SIGTERM)  # by itself, or before it was ready to
+STOPPED = (0, -signal.SIGTERM)  # by itself, or before it was ready to
 _READY = "worker ready:"  # what one says when all its workers are registered
 _LOG_TAIL = 8000
 _REPORTED_TAIL = 2000
@@ -152,7 +152,7 @@ class ProcessPool(WorkerPool):
         for process in processes:
             if process.stdin is not None:
                 process.stdin.close()
-        died = died or self._dead([p for p in processes if p not in late and p.returncode not in _STOPPED])
+        died = died or self._dead([p for p in processes if p not in late and p.returncode not in STOPPED])
         self._logs = [
             (f"worker process {p.pid}", _tail(self._log(p.pid), _REPORTED_TAIL))
             for p in processes
