@@ -11,8 +11,6 @@ import pytest
 from . import dask_kit
 from .conftest import Suite
 
-pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
-
 LONGEST = 120.0
 ROUGH = """
 @pytest.mark.load
@@ -69,6 +67,8 @@ async def test_orders(cb_load):
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dask_kit.Cluster]:
     """A cluster with two Dask workers of two threads each."""
+    # Here, not on top: the fast tests need none of it. In-process runs find it imported, and do not forget it.
+    pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
     with dask_kit.running(tmp_path_factory.mktemp("cluster")) as cluster:
         cluster.start_scheduler()
         cluster.start_worker()

@@ -13,8 +13,6 @@ import pytest
 from . import dask_kit
 from .conftest import STRICT, Suite
 
-pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
-
 NAMES = ("alpha", "beta")
 ADDRESSES = ("198.18.0.1", "198.18.0.2")  # of the range for tests of devices
 LOAD = """
@@ -74,6 +72,7 @@ def _ip(*words: str) -> None:
 
 @pytest.fixture
 def hosts() -> Iterator[Hosts]:
+    pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
     if os.geteuid() != 0 or shutil.which("ip") is None or shutil.which("unshare") is None:
         pytest.skip("network namespaces need root, and the programs ip and unshare")
     hosts = Hosts()
