@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from .runtime import Runtime
 
 CONNECT_SECONDS = 10.0
-_TRIES = 1000
-"""How often a task may begin anew because its Dask worker died: as often as there are Dask workers to go to."""
 
 
 class ClusterPool(WorkerPool):
@@ -72,7 +70,7 @@ class ClusterPool(WorkerPool):
         self._client = _connect(self._address)
         name = f"commandbus {uuid.uuid4()}"
         self._ending = Event(name, client=self._client)
-        executor = self._client.get_executor(pure=False, retries=_TRIES)
+        executor = self._client.get_executor(pure=False)
         self._tasks = [
             executor.submit(cluster_task.work, arguments, environment, _own_folders(), name)
             for _ in range(self._workers)
