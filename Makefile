@@ -18,14 +18,14 @@ export PIP_ROOT_USER_ACTION := ignore
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test demo bench soak long audit lock clean
+.PHONY: help setup check format changelog test demo bench soak long audit lock clean
 
 help:
 	@echo "make setup   build $(VENV) with everything"
 	@echo "make check   lint, format, types, import rules"
 	@echo "make test    the fast tests, in parallel, with coverage"
 	@echo "make demo    $(DEMO_PROCESSES) processes under chaos, with a printed and a written report"
-	@echo "make long    the slow tests, and $(LONG_PROCESSES) processes under load; make audit, make format, make lock, make clean"
+	@echo "make long    the slow tests, and $(LONG_PROCESSES) processes under load; make audit, make format, make changelog, make lock, make clean"
 	@echo "make bench   the benchmarks; make soak: bad input, schedules and faults for $(SECONDS) s"
 
 setup: $(STAMP)
@@ -43,7 +43,12 @@ check: $(STAMP)
 	"$(BIN)/ruff" check .
 	"$(BIN)/ruff" format --check .
 	"$(BIN)/mypy"
+	"$(BIN)/basedpyright" --pythonpath "$(BIN)/python"
 	"$(BIN)/lint-imports"
+
+# What the fragments in changelog.d come to; a release runs `towncrier build --version X.Y.Z`, which moves them into CHANGELOG.md.
+changelog: $(STAMP)
+	@"$(BIN)/towncrier" build --draft --version Unreleased
 
 format: $(STAMP)
 	"$(BIN)/ruff" check --fix .

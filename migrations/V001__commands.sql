@@ -45,6 +45,7 @@ CREATE TABLE commandbus.command (
     step           text,
     visit          integer,                                  -- how many times its process has sent this step
     compensates    uuid,                                     -- the command whose effect this one undoes
+    headers        json,                                     -- texts that travel along, such as a trace's context
     result         json,
     error_code     text,
     error_message  text,

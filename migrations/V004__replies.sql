@@ -14,6 +14,7 @@ CREATE TABLE commandbus.reply (
     result         json,
     error_code     text,
     error_message  text,
+    headers        json,                                     -- those that the command's handler left
     created_at     timestamptz NOT NULL,
     epoch          integer     NOT NULL DEFAULT 0,           -- how many times it was received
     lease_until    timestamptz,

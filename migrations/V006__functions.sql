@@ -20,13 +20,13 @@
 
 -- New commands, as rows of JSON (those that a reply's router or an operator sends), or as columns: one array for each,
 -- no element or no array for what a command has not. Their place in the batch p_batch counts from p_first_ordinal. A
--- NULL id is no command.
+-- NULL id is no command. A row of JSON without headers has those of the command `after` which it is sent.
 CREATE FUNCTION commandbus.enqueue(
     p_commands json, p_command_ids uuid[] DEFAULT NULL, p_domains text[] DEFAULT NULL,
     p_command_types text[] DEFAULT NULL, p_payloads json[] DEFAULT NULL, p_max_attempts integer[] DEFAULT NULL,
     p_correlation_ids uuid[] DEFAULT NULL, p_reply_tos text[] DEFAULT NULL,
     p_batch uuid DEFAULT NULL, p_first_ordinal bigint DEFAULT NULL,
-    p_process_ids uuid[] DEFAULT NULL, p_steps text[] DEFAULT NULL)
+    p_process_ids uuid[] DEFAULT NULL, p_steps text[] DEFAULT NULL, p_headers json[] DEFAULT NULL)
 RETURNS integer
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -39,23 +39,27 @@ BEGIN
     WITH new AS MATERIALIZED (
         SELECT n.command_id, n.domain, n.command_type, n.payload, n.max_attempts, n.correlation_id, n.reply_to,
                p_batch AS batch_id, p_first_ordinal + n.place - 1 AS ordinal,
-               n.process_id, n.step, CASE WHEN n.process_id IS NOT NULL THEN 1 END AS visit, NULL::uuid AS compensates
+               n.process_id, n.step, CASE WHEN n.process_id IS NOT NULL THEN 1 END AS visit, NULL::uuid AS compensates,
+               n.headers
           FROM unnest(p_command_ids, p_domains, p_command_types, p_payloads, p_max_attempts, p_correlation_ids,
-                      p_reply_tos, p_process_ids, p_steps) WITH ORDINALITY AS n (
+                      p_reply_tos, p_process_ids, p_steps, p_headers) WITH ORDINALITY AS n (
                command_id, domain, command_type, payload, max_attempts, correlation_id, reply_to, process_id, step,
-               place)
+               headers, place)
          WHERE n.command_id IS NOT NULL
          UNION ALL
-        SELECT * FROM json_to_recordset(p_commands) AS n (
+        SELECT n.command_id, n.domain, n.command_type, n.payload, n.max_attempts, n.correlation_id, n.reply_to,
+               n.batch_id, n.ordinal, n.process_id, n.step, n.visit, n.compensates,
+               coalesce(n.headers, (SELECT c.headers FROM commandbus.command c WHERE c.command_id = n.after))
+          FROM json_to_recordset(p_commands) AS n (
             command_id uuid, domain text, command_type text, payload json, max_attempts integer,
             correlation_id uuid, reply_to text, batch_id uuid, ordinal bigint,
-            process_id uuid, step text, visit integer, compensates uuid)
+            process_id uuid, step text, visit integer, compensates uuid, headers json, after uuid)
     ), stored AS (
         INSERT INTO commandbus.command (command_id, domain, command_type, payload, max_attempts, correlation_id,
-                                        reply_to, batch_id, ordinal, process_id, step, visit, compensates,
+                                        reply_to, batch_id, ordinal, process_id, step, visit, compensates, headers,
                                         created_at, updated_at)
         SELECT command_id, domain, command_type, payload, max_attempts, coalesce(correlation_id, process_id),
-               reply_to, batch_id, ordinal, process_id, step, visit, compensates, v_now, v_now
+               reply_to, batch_id, ordinal, process_id, step, visit, compensates, headers, v_now, v_now
           FROM new
     ), queued AS (
         INSERT INTO commandbus.queue (domain, command_id, command_type, max_attempts, queued_at)
@@ -78,7 +82,8 @@ CREATE FUNCTION commandbus.start_processes(
     p_domain text, p_process_type text, p_batch uuid, p_first_ordinal bigint,
     p_process_ids uuid[], p_statuses text[], p_steps text[], p_states json[], p_visits json[],
     p_error_codes text[], p_error_messages text[],
-    p_command_ids uuid[], p_domains text[], p_command_types text[], p_payloads json[], p_max_attempts integer[])
+    p_command_ids uuid[], p_domains text[], p_command_types text[], p_payloads json[], p_max_attempts integer[],
+    p_headers json[] DEFAULT NULL)
 RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -104,7 +109,7 @@ BEGIN
                   p_error_messages) WITH ORDINALITY AS n (
            process_id, status, step, state, command_id, visits, error_code, error_message, place);
     PERFORM commandbus.enqueue(NULL, p_command_ids, p_domains, p_command_types, p_payloads, p_max_attempts, NULL, NULL,
-                               NULL, NULL, p_process_ids, p_steps);
+                               NULL, NULL, p_process_ids, p_steps, p_headers);
 END
 $$;
 
@@ -120,7 +125,7 @@ RETURNS TABLE (
     correlation_id uuid, reply_to text, batch_id uuid, ordinal bigint, created_at timestamptz,
     process_id uuid, step text, visit integer, compensates uuid,
     process_type text, process_status text, state text, process_batch_id uuid,
-    process_ordinal bigint, visits text, undo text, undone_status text, canceling boolean)
+    process_ordinal bigint, visits text, undo text, undone_status text, canceling boolean, headers text)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
@@ -169,7 +174,7 @@ BEGIN
            l.command_id, l.command_type, c.payload::text, c.correlation_id, c.reply_to,
            c.batch_id, c.ordinal, c.created_at, c.process_id, c.step, c.visit,
            c.compensates, p.process_type, p.status, p.state::text, p.batch_id,
-           p.ordinal, p.visits::text, p.undo::text, p.undone_status, l.canceling
+           p.ordinal, p.visits::text, p.undo::text, p.undone_status, l.canceling, c.headers::text
       FROM leased l
       JOIN commandbus.command c ON c.command_id = l.command_id
       LEFT JOIN commandbus.process p ON p.process_id = c.process_id
@@ -247,7 +252,7 @@ BEGIN
             command_id uuid, domain text, command_type text, event text, status text, result json,
             error_code text, error_message text, attempts integer, epoch integer, failures integer,
             past_failures integer, lost_leases integer, max_attempts integer, delay double precision,
-            details json, process_id uuid, reply_to text, reply_outcome text, correlation_id uuid)
+            details json, process_id uuid, reply_to text, reply_outcome text, correlation_id uuid, headers json)
     ), waiting AS (
         UPDATE commandbus.process p      -- parked, or its reply waits for the manager since an operator decided
            SET status = CASE WHEN o.event = 'MOVED_TO_TSQ' THEN 'WAITING_FOR_TSQ'
@@ -281,9 +286,11 @@ BEGIN
           FROM o WHERE event = 'MOVED_TO_TSQ'
     ), replied AS (
         INSERT INTO commandbus.reply (reply_to, command_id, correlation_id, process_id, outcome, result,
-                                      error_code, error_message, created_at)
+                                      error_code, error_message, headers, created_at)
         SELECT reply_to, command_id, correlation_id, process_id, reply_outcome, result,
-               error_code, error_message, v_now
+               error_code, error_message,
+               CASE WHEN p_worker IS NOT NULL THEN headers     -- without a handler, those that it was sent with
+                    ELSE (SELECT c.headers FROM commandbus.command c WHERE c.command_id = o.command_id) END, v_now
           FROM o WHERE reply_outcome IS NOT NULL
     ), audited AS (
         INSERT INTO commandbus.event (command_id, type, ts, epoch, worker_id, attempt, details)
@@ -338,7 +345,7 @@ CREATE FUNCTION commandbus.settle(
     p_undone_statuses text[] DEFAULT NULL, p_error_codes text[] DEFAULT NULL, p_error_messages text[] DEFAULT NULL,
     p_next_ids uuid[] DEFAULT NULL, p_domains text[] DEFAULT NULL, p_command_types text[] DEFAULT NULL,
     p_payloads json[] DEFAULT NULL, p_times integer[] DEFAULT NULL, p_max_attempts integer[] DEFAULT NULL,
-    p_compensates uuid[] DEFAULT NULL,
+    p_compensates uuid[] DEFAULT NULL, p_headers json[] DEFAULT NULL,
     OUT lost uuid[], OUT canceling uuid[])
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -357,10 +364,11 @@ BEGIN
           FROM unnest(p_command_ids, p_epochs, p_events, p_results, p_details,
                       p_process_ids, p_statuses, p_steps, p_states, p_visits, p_undos, p_undone_statuses,
                       p_error_codes, p_error_messages,
-                      p_next_ids, p_domains, p_command_types, p_payloads, p_times, p_max_attempts, p_compensates) AS x (
+                      p_next_ids, p_domains, p_command_types, p_payloads, p_times, p_max_attempts, p_compensates,
+                      p_headers) AS x (
                command_id, epoch, event, result, details,
                process_id, status, step, state, visits, undo, undone_status, error_code, error_message,
-               next_id, domain, command_type, payload, visit, max_attempts, compensates)
+               next_id, domain, command_type, payload, visit, max_attempts, compensates, headers)
     ), ours AS (
         DELETE FROM commandbus.queue q USING s
          WHERE q.command_id = s.command_id AND q.epoch = s.epoch AND q.worker_id = s.worker_id
@@ -381,9 +389,9 @@ BEGIN
           FROM ours o WHERE p.process_id = o.process_id
     ), sent AS (
         INSERT INTO commandbus.command (command_id, domain, command_type, payload, max_attempts, correlation_id,
-                                        process_id, step, visit, compensates, created_at, updated_at)
+                                        process_id, step, visit, compensates, headers, created_at, updated_at)
         SELECT next_id, domain, command_type, payload, max_attempts, process_id,
-               process_id, step, visit, compensates, v_now, v_now
+               process_id, step, visit, compensates, headers, v_now, v_now
           FROM ours WHERE next_id IS NOT NULL
     ), queued AS (
         INSERT INTO commandbus.queue (domain, command_id, command_type, max_attempts, queued_at)

@@ -345,7 +345,7 @@ $$;
 CREATE FUNCTION commandbus.receive_replies(p_reply_to text, p_limit integer, p_lease interval)
 RETURNS TABLE (
     reply_id bigint, epoch integer, lease_until timestamptz, created_at timestamptz, command_id uuid,
-    correlation_id uuid, outcome text, result text, error_code text, error_message text)
+    correlation_id uuid, outcome text, result text, error_code text, error_message text, headers text)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
@@ -365,7 +365,7 @@ BEGIN
         RETURNING r.*
     )
     SELECT l.reply_id, l.epoch, l.lease_until, l.created_at, l.command_id,
-           l.correlation_id, l.outcome, l.result::text, l.error_code, l.error_message
+           l.correlation_id, l.outcome, l.result::text, l.error_code, l.error_message, l.headers::text
       FROM leased l ORDER BY l.reply_id;
 END
 $$;
@@ -409,7 +409,8 @@ CREATE FUNCTION commandbus.take_replies(
 RETURNS TABLE (
     reply_id bigint, command_id uuid, outcome text, result text, error_code text, error_message text,
     process_id uuid, process_type text, status text, state text, is_awaited boolean, batch_id uuid,
-    ordinal bigint, visits text, undo text, undone_status text, step text, compensates uuid, domain text)
+    ordinal bigint, visits text, undo text, undone_status text, step text, compensates uuid, domain text,
+    headers text)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
@@ -422,7 +423,8 @@ BEGIN
      CROSS JOIN LATERAL (
             SELECT r.reply_id, r.command_id, r.outcome, r.result::text, r.error_code, r.error_message,
                    p.process_id, p.process_type, p.status, p.state::text, p.command_id = r.command_id, p.batch_id,
-                   p.ordinal, p.visits::text, p.undo::text, p.undone_status, c.step, c.compensates, p.domain
+                   p.ordinal, p.visits::text, p.undo::text, p.undone_status, c.step, c.compensates, p.domain,
+                   r.headers::text
               FROM commandbus.reply r
               JOIN commandbus.process p ON p.process_id = r.process_id
               JOIN commandbus.command c ON c.command_id = r.command_id

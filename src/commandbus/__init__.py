@@ -1,61 +1,69 @@
-"""A command bus on PostgreSQL: commands, retries, a troubleshooting queue, replies, batches, audit, processes."""
+"""A command bus on PostgreSQL: commands, retries, a troubleshooting queue, replies, batches, audit, processes.
+
+Importing it imports nothing else: each public name brings its module when it is first used, so that a program which
+needs few of them starts quickly.
+"""
 
 import sys
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from commandbus import _foreign
 
 _foreign.check(Path(__file__).parent, sys.path)
 
-from commandbus.app import App  # noqa: E402  only once no other package's modules can mix in
-from commandbus.bus import CommandBus  # noqa: E402
-from commandbus.errors import (  # noqa: E402
-    AttemptEndedError,
-    BatchNotFoundError,
-    BusinessRuleError,
-    CommandBusError,
-    CommandNotFoundError,
-    DuplicateCommandError,
-    HandlerAlreadyRegisteredError,
-    HandlerNotFoundError,
-    InvalidCursorError,
-    InvalidOperationError,
-    InvalidPayloadError,
-    LeaseLostError,
-    PermanentCommandError,
-    PoolTooSmallError,
-    ProcessNotFoundError,
-    ReplyLostError,
-    SchemaError,
-    TransientCommandError,
-)
-from commandbus.handler import BlockingContext, Ended, HandlerContext, HandlerRegistry, Middleware, handler  # noqa: E402
-from commandbus.migrate import migrate  # noqa: E402
-from commandbus.models import (  # noqa: E402
-    AuditEvent,
-    BatchCancellation,
-    BatchCommand,
-    BatchMetadata,
-    BatchStatus,
-    BatchType,
-    BulkResult,
-    Command,
-    CommandMetadata,
-    CommandStatus,
-    Page,
-    ReceivedReply,
-    Reply,
-    ReplyOutcome,
-    SendRequest,
-    TroubleshootingFilter,
-    TroubleshootingItem,
-)
-from commandbus.policies import RetryPolicy  # noqa: E402
-from commandbus.replies import ReplyQueue  # noqa: E402
-from commandbus.status import BusStatus, DomainStatus, status  # noqa: E402
-from commandbus.stopping import stop_workers  # noqa: E402
-from commandbus.troubleshooting import TroubleshootingQueue  # noqa: E402
-from commandbus.worker import Worker  # noqa: E402
+if TYPE_CHECKING:  # the same as _NAMES, for type checkers and editors
+    from commandbus.app import App
+    from commandbus.bus import CommandBus
+    from commandbus.errors import (
+        AttemptEndedError,
+        BatchNotFoundError,
+        BusinessRuleError,
+        CommandBusError,
+        CommandNotFoundError,
+        DuplicateCommandError,
+        HandlerAlreadyRegisteredError,
+        HandlerNotFoundError,
+        InvalidCursorError,
+        InvalidOperationError,
+        InvalidPayloadError,
+        LeaseLostError,
+        PermanentCommandError,
+        PoolTooSmallError,
+        ProcessNotFoundError,
+        ReplyLostError,
+        SchemaError,
+        TransientCommandError,
+    )
+    from commandbus.handler import BlockingContext, Ended, HandlerContext, HandlerRegistry, Middleware, handler
+    from commandbus.migrate import migrate
+    from commandbus.models import (
+        AuditEvent,
+        BatchCancellation,
+        BatchCommand,
+        BatchMetadata,
+        BatchStatus,
+        BatchType,
+        BulkResult,
+        Command,
+        CommandMetadata,
+        CommandStatus,
+        Page,
+        ReceivedReply,
+        Reply,
+        ReplyOutcome,
+        SendRequest,
+        TroubleshootingFilter,
+        TroubleshootingItem,
+    )
+    from commandbus.policies import RetryPolicy
+    from commandbus.replies import ReplyQueue
+    from commandbus.status import BusStatus, DomainStatus, status
+    from commandbus.stopping import stop_workers
+    from commandbus.troubleshooting import TroubleshootingQueue
+    from commandbus.worker import Worker
 
 __all__ = [
     "App",
@@ -111,3 +119,78 @@ __all__ = [
     "status",
     "stop_workers",
 ]
+
+_NAMES = {
+    "commandbus.app": ("App",),
+    "commandbus.bus": ("CommandBus",),
+    "commandbus.errors": (
+        "AttemptEndedError",
+        "BatchNotFoundError",
+        "BusinessRuleError",
+        "CommandBusError",
+        "CommandNotFoundError",
+        "DuplicateCommandError",
+        "HandlerAlreadyRegisteredError",
+        "HandlerNotFoundError",
+        "InvalidCursorError",
+        "InvalidOperationError",
+        "InvalidPayloadError",
+        "LeaseLostError",
+        "PermanentCommandError",
+        "PoolTooSmallError",
+        "ProcessNotFoundError",
+        "ReplyLostError",
+        "SchemaError",
+        "TransientCommandError",
+    ),
+    "commandbus.handler": ("BlockingContext", "Ended", "HandlerContext", "HandlerRegistry", "Middleware", "handler"),
+    "commandbus.migrate": ("migrate",),
+    "commandbus.models": (
+        "AuditEvent",
+        "BatchCancellation",
+        "BatchCommand",
+        "BatchMetadata",
+        "BatchStatus",
+        "BatchType",
+        "BulkResult",
+        "Command",
+        "CommandMetadata",
+        "CommandStatus",
+        "Page",
+        "ReceivedReply",
+        "Reply",
+        "ReplyOutcome",
+        "SendRequest",
+        "TroubleshootingFilter",
+        "TroubleshootingItem",
+    ),
+    "commandbus.policies": ("RetryPolicy",),
+    "commandbus.replies": ("ReplyQueue",),
+    "commandbus.status": ("BusStatus", "DomainStatus", "status"),
+    "commandbus.stopping": ("stop_workers",),
+    "commandbus.troubleshooting": ("TroubleshootingQueue",),
+    "commandbus.worker": ("Worker",),
+}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if (module := _MODULES.get(name)) is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=sys.modules[__name__])
+    found = globals()[name] = getattr(import_module(module), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """Keeps `commandbus.status` the function: the import of a module of that name would put the module there."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in _MODULES or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

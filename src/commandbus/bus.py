@@ -20,6 +20,7 @@ from commandbus.errors import (
     InvalidCursorError,
     InvalidOperationError,
 )
+from commandbus.headers import Headers, dump_headers
 from commandbus.models import (
     AuditEvent,
     BatchCancellation,
@@ -46,11 +47,15 @@ class _Chunk(NamedTuple):
 
 
 class CommandBus:
-    """Sends commands and answers questions about them; `max_payload` is the limit of a payload's JSON in bytes."""
+    """Sends commands and answers questions about them; `max_payload` is the limit of a payload's JSON in bytes.
 
-    def __init__(self, pool: Pool, *, max_payload: int = MAX_BYTES) -> None:
+    `headers(domain, command_type)` is called for each command that is sent: the texts that it returns travel with it.
+    """
+
+    def __init__(self, pool: Pool, *, max_payload: int = MAX_BYTES, headers: Headers | None = None) -> None:
         self._pool = pool
         self._max_payload = max_payload
+        self._headers = headers
 
     async def send(
         self,
@@ -72,7 +77,7 @@ class CommandBus:
         has changed, and the caller's transaction can go on.
         """
         request = SendRequest(domain, command_type, command_id, data, correlation_id, reply_to, max_attempts)
-        params = CommandParams.new([request], [self._payload(request)])
+        params = CommandParams.new([request], [self._payload(request)], headers=self._headers_of([request]))
         try:
             async with one_statement(self._pool, conn) as own:
                 await commands.enqueue(own, params)
@@ -93,7 +98,7 @@ class CommandBus:
             async with transaction(self._pool, None) as own:
                 await self._enqueue(chunk, own)
 
-        return await store_in_chunks(iter(requests), chunk_size, self._ready, _pack, store)
+        return await store_in_chunks(iter(requests), chunk_size, self._ready, self._pack, store)
 
     async def create_batch(
         self,
@@ -113,7 +118,7 @@ class CommandBus:
                 (_request(domain, command) for command in batch_commands),
                 CHUNK,
                 self._ready,
-                lambda ready, ordinal: _pack(ready, ordinal, batch_id),
+                lambda ready, ordinal: self._pack(ready, ordinal, batch_id),
                 lambda chunk: self._enqueue(chunk, own),
             )
         return batch_id
@@ -314,6 +319,16 @@ class CommandBus:
     def _ready(self, request: SendRequest, _: int) -> tuple[SendRequest, str]:
         return request, self._payload(request)
 
+    def _pack(self, ready: Sequence[tuple[SendRequest, str]], first: int, batch_id: UUID | None = None) -> _Chunk:
+        requests, payloads = zip(*ready, strict=True)
+        place = None if batch_id is None else first
+        return _Chunk(requests, CommandParams.new(requests, payloads, batch_id, place, self._headers_of(requests)))
+
+    def _headers_of(self, requests: Sequence[SendRequest]) -> list[str | None] | None:
+        if self._headers is None:
+            return None
+        return [dump_headers(self._headers(r.domain, r.command_type)) for r in requests]
+
     def _batch(
         self,
         batch_id: UUID,
@@ -354,11 +369,6 @@ class CommandBus:
             if request.command_id in stored:
                 same = load_payload(stored[request.command_id]) == request.data
                 raise DuplicateCommandError(request.command_id, same) from None
-
-
-def _pack(ready: Sequence[tuple[SendRequest, str]], first: int, batch_id: UUID | None = None) -> _Chunk:
-    requests, payloads = zip(*ready, strict=True)
-    return _Chunk(requests, CommandParams.new(requests, payloads, batch_id, None if batch_id is None else first))
 
 
 def _request(domain: str, command: BatchCommand) -> SendRequest:

@@ -50,7 +50,8 @@ class HandlerContext:
 
     `attempt` counts from 1 in this life, `total_failures` over all lives. `ordinal` is the place of the command, or
     of its process, in its batch (from 0); `step` and `visit` (from 1) are set for a process's command.
-    What is put into `details` goes into the details of the outcome's audit event.
+    What is put into `details` goes into the details of the outcome's audit event. `headers` came with the command; as
+    the handler leaves them they go with its reply, or with its process's next command.
     """
 
     command: Command
@@ -67,6 +68,7 @@ class HandlerContext:
     step: str | None = None
     visit: int = 1
     details: dict[str, Any] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
 
     @property
     def pool(self) -> AsyncConnectionPool[Any]:

@@ -7,7 +7,7 @@ package's own; a folder of yours has the folder's name as its scope.
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
@@ -47,12 +47,15 @@ class Applied(NamedTuple):
     checksum: str
 
 
-def migrate(conninfo: str, *, folders: Sequence[Path] = ()) -> list[str]:
+def migrate(
+    conninfo: str, *, folders: Sequence[Path] = (), on_progress: Callable[[str, int, int], object] | None = None
+) -> list[str]:
     """Apply what the database at `conninfo` lacks: this package's migrations, then those of each folder in `folders`.
 
-    Returns the names of the files that this call applied, in order. Any number of processes may call it at once: one
-    applies, the others wait and find it done. A failed migration leaves nothing of itself; those before it stay. One
-    that deadlocks with workers at work is tried again.
+    Returns the names of the files that this call applied, in order; before each `on_progress(its name, how many are
+    applied, how many there are)` is called. Any number of processes may call it at once: one applies, the others wait
+    and find it done. A failed migration leaves nothing of itself; those before it stay. One that deadlocks with workers
+    at work is tried again.
     Raises MigrationError for a file that cannot be used or fails, SchemaError for a history that does not fit.
     """
     scopes = {OWN_SCOPE: own_migrations()}
@@ -69,7 +72,9 @@ def migrate(conninfo: str, *, folders: Sequence[Path] = ()) -> list[str]:
         with psycopg.connect(conninfo, autocommit=True) as conn:
             _ensure_history(conn)
             lacking = [(scope, migration) for scope in scopes for migration in _lacking(conn, scope, scopes[scope])]
-            for scope, migration in lacking:
+            for done, (scope, migration) in enumerate(lacking):
+                if on_progress is not None:
+                    on_progress(migration.name, done, len(lacking))
                 _apply(conn, scope, migration)
     return [migration.name for _, migration in lacking]
 

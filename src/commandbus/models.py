@@ -142,12 +142,14 @@ class ReceivedReply(Reply):
     """A reply that a consumer holds, until it acknowledges it or `lease_until` (database clock).
 
     `epoch` counts how many times it was received: above 1, an earlier consumer may have done with it already.
+    `headers` are those that the command's handler left.
     """
 
     reply_id: int
     epoch: int
     lease_until: datetime
     created_at: datetime
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

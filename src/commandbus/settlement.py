@@ -12,7 +12,7 @@ from commandbus._core.connection import Connection
 from commandbus._core.process_sql import ProcessParsers
 from commandbus._core.queue_sql import Claimed
 from commandbus.handler import HandlerContext
-from commandbus.models import ReplyOutcome
+from commandbus.headers import keep_headers
 from commandbus.outcome import Outcome, canceled
 from commandbus.payload import sanitise
 from commandbus.process import advance
@@ -85,6 +85,9 @@ class Settlement:
         replies = [(f, *reply) for f in finished if (reply := self._reply(f, requests)) is not None]
         advances = await advance.plan(conn, [(manager, process, response) for _, manager, process, response in replies])
         advanced = [(f, a) for (f, *_), a in zip(replies, advances, strict=True)]
+        for f, a in advanced:
+            if a.decision.send is not None:
+                a.decision.send.headers = _headers(f)
         if not any(a.manager.is_hooked and a.decision.send is not None for a in advances):
             return await self._store(conn, finished, advanced)
         async with conn.transaction():
@@ -117,7 +120,7 @@ class Settlement:
         alone = [f for f in finished if f.claimed.seq not in here]
         outcomes = [self._outcome_row(f, {}) for f, _ in advanced if f.outcome.event != "COMPLETED"]
         for f in alone:
-            reply = self._reply_row(f.claimed, f.outcome.reply)
+            reply = self._reply_row(f)
             if reply or f.outcome.event != "COMPLETED":
                 outcomes.append(self._outcome_row(f, reply))
         return await queue.settle(
@@ -183,9 +186,21 @@ class Settlement:
         }
 
     @staticmethod
-    def _reply_row(claimed: Claimed, outcome: ReplyOutcome | None) -> dict[str, Any]:
+    def _reply_row(finished: Finished) -> dict[str, Any]:
         """A terminal command's reply, which somebody else is to read; empty when there is none, or nobody."""
+        claimed, outcome = finished.claimed, finished.outcome.reply
         reply_to = claimed.reply_to if claimed.process_type is None else process_address(claimed.process_type)
         if outcome is None or reply_to is None:
             return {}
-        return {"reply_to": reply_to, "reply_outcome": outcome, "correlation_id": claimed.correlation_id}
+        row: dict[str, Any] = {"reply_to": reply_to, "reply_outcome": outcome, "correlation_id": claimed.correlation_id}
+        if (headers := _headers(finished)) is not None:
+            row["headers"] = Fragment(headers)
+        return row
+
+
+def _headers(finished: Finished) -> str | None:
+    """What its reply, or the next command, carries on."""
+    context = finished.context
+    if context is None:
+        return finished.claimed.headers
+    return keep_headers(context.headers) if context.headers else None

@@ -161,7 +161,7 @@ class Bus:
         """Start a process at its step `one`, or FAILED before it sent any; its commands are `<process>.<step>`."""
         step = "one" if sends else None
         self.rows(
-            ProcessSQL.START, domain=DOMAIN, process_type="Order", batch_id=batch_id, first_ordinal=None,
+            ProcessSQL.START, domain=DOMAIN, process_type="Order", batch_id=batch_id, first_ordinal=None, headers=None,
             process_ids=[self.named(process)], statuses=["WAITING_FOR_REPLY" if sends else "FAILED"], steps=[step],
             states=["{}"], visits=['{"one": 1}' if sends else "{}"], error_codes=[None], error_messages=[None],
             command_ids=[self.named(f"{process}.one") if sends else None], command_domains=[DOMAIN],

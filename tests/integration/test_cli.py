@@ -251,7 +251,20 @@ def test_the_overview_lists_every_command_in_a_whole_line(folder: Path) -> None:
     lines = run_process(folder, "--help").stdout.splitlines()
     listed = [line.split(maxsplit=1) for line in lines[lines.index("Commands:") + 1 :]]
     assert [words for words in listed if len(words) != 2 or not words[1].endswith(".")] == []
-    commands = ["migrate", "worker", "stop", "status", "tsq", "batch", "audit", "prune", "console", "console-password"]
+    commands = [
+        "migrate",
+        "worker",
+        "stop",
+        "status",
+        "tsq",
+        "batch",
+        "audit",
+        "prune",
+        "metrics",
+        "console",
+        "console-password",
+        "completion",
+    ]
     assert [name for name, _ in listed] == commands
 
 

@@ -122,17 +122,18 @@ def test_watch_shows_a_bar_on_a_terminal(folder: Path, bus: Bus, empty_dsn: str)
     master, terminal = pty.openpty()
     watching = ("batch", "show", str(batch), "--watch", "--interval", "0.05", "--json")
     with begun(
-        folder, empty_dsn, *watching, stderr=terminal, environment={"TERM": "xterm", "COLUMNS": "100"}
+        folder, empty_dsn, *watching, stderr=terminal, environment={"TERM": "xterm", "COLUMNS": "100", "NO_COLOR": "1"}
     ) as process:
         os.close(terminal)
         shown = read_until(master, "1/2")
         assert "50%" in shown
         bus.settle(bus.claim("may 1"))
-        shown = read_until(master, "\x1b[?25h")  # the bar is gone, the cursor is back
+        shown += read_until(master, "\x1b[?25h")  # the bar is gone, the cursor is back
         out, _ = process.communicate(timeout=60)
     os.close(master)
     assert process.returncode == 0
     assert json.loads(out)["status"] == "COMPLETED"
+    assert re.findall(r"\x1b\[(?:\d+;)*(?:3[0-8]|9[0-7])(?:;\d+)*m", shown) == []  # no colours, as NO_COLOR asks
 
 
 def test_ctrl_c_ends_watch(folder: Path, bus: Bus, empty_dsn: str) -> None:

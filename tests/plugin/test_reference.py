@@ -81,6 +81,7 @@ def test_every_method_is_told_with_its_parameters(page: str, subject: type[Any])
         ("bus.md", commandbus.ReplyQueue),
         ("bus.md", commandbus.SendRequest),
         ("bus.md", commandbus.migrate),
+        ("process-manager.md", commandbus.process.BaseProcessManager),
         ("command-line.md", audit),
         ("command-line.md", prune),
         ("process-manager.md", commandbus.process.ProcessCommand),

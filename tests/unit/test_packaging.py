@@ -137,7 +137,9 @@ def test_the_metadata_says_what_it_is_for_and_which_extras_there_are(sdist: Path
     classifiers = told.get_all("Classifier")
     assert {"Framework :: Pytest", "Framework :: AsyncIO", "Typing :: Typed"} <= set(classifiers)
     assert (told["Requires-Python"], told["License-Expression"]) == (">=3.11", "MIT")
-    assert set(told.get_all("Provides-Extra")) == {"xdist", "hypothesis", "container", "demo", "web", "dev"}
+    assert set(told.get_all("Provides-Extra")) == {
+        "xdist", "hypothesis", "container", "demo", "web", "otel", "prometheus", "dev",
+    }  # fmt: skip
     for extra, needed in (("xdist", "pytest-xdist"), ("hypothesis", "hypothesis"), ("container", "testcontainers")):
         lines = [line for line in told.get_all("Requires-Dist") if line.endswith(f"extra == '{extra}'")]
         assert any(line.startswith(needed) for line in lines), extra
@@ -186,3 +188,29 @@ def test_a_suite_that_does_not_use_the_plugin_does_not_load_the_driver() -> None
     code = f"import sys, pytest_commandbus; print(*sorted(set(sys.modules) & {heavy}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_importing_the_library_imports_no_driver_and_its_parts_no_extra() -> None:
+    heavy = {"asyncio", "click", "fastapi", "jinja2", "psycopg", "psycopg_pool", "pydantic", "rich"}
+    extras = {"opentelemetry", "prometheus_client", "fastapi"}
+    code = f"""
+import sys, commandbus
+print(*sorted({heavy | extras} & set(sys.modules)), sep=",")
+import commandbus.status, commandbus.handler, commandbus.migrate  # modules with a function of that name in the package
+named = [getattr(commandbus, name) for name in commandbus.__all__]
+print(*sorted({extras} & set(sys.modules)), sep=",")
+print(*[commandbus.status.__name__, commandbus.handler.__name__, commandbus.migrate.__name__])
+print(set(commandbus.__all__) == set(commandbus._MODULES), set(commandbus.__all__) <= set(dir(commandbus)))
+try:
+    commandbus.nothing
+except AttributeError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "",
+        "",
+        "status handler migrate",
+        "True True",
+        "module 'commandbus' has no attribute 'nothing'",
+    ]

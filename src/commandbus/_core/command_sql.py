@@ -10,7 +10,7 @@ from psycopg.sql import SQL
 from commandbus._core.arrays import integers, jsons, texts, uuids
 from commandbus.models import AuditEvent, CommandMetadata, CommandStatus, SendRequest
 from commandbus.payload import load_payload
-from commandbus.process.decide import PlannedCommand
+from commandbus.process.decide import PlannedCommand, Process
 
 
 class CommandSQL:
@@ -20,7 +20,8 @@ class CommandSQL:
     ENQUEUE = """
         SELECT commandbus.enqueue(NULL, %(command_ids)s::uuid[], %(domains)s::text[], %(command_types)s::text[],
                                   %(payloads)s::json[], %(max_attempts)s::integer[], %(correlation_ids)s::uuid[],
-                                  %(reply_tos)s::text[], %(batch_id)s::uuid, %(first_ordinal)s::bigint)"""
+                                  %(reply_tos)s::text[], %(batch_id)s::uuid, %(first_ordinal)s::bigint,
+                                  p_headers => %(headers)s::json[])"""
 
     # The same for the next commands of processes that were settled, as JSON.
     ENQUEUE_PLANNED = "SELECT commandbus.enqueue(%(commands)s::json)"
@@ -102,8 +103,9 @@ class CommandParams:
         payloads: Sequence[str],
         batch_id: UUID | None = None,
         first_ordinal: int | None = None,
+        headers: Sequence[str | None] | None = None,
     ) -> dict[str, Any]:
-        """Commands as they are sent, in columns; `payloads` are their checked data as JSON text."""
+        """Commands as they are sent, in columns; `payloads` and `headers` are JSON text, checked."""
         return {
             "command_ids": uuids([r.command_id for r in requests]),
             "domains": texts([r.domain for r in requests]),
@@ -114,20 +116,24 @@ class CommandParams:
             "reply_tos": texts([r.reply_to for r in requests]),
             "batch_id": batch_id,
             "first_ordinal": first_ordinal,
+            "headers": None if headers is None else jsons(headers),
         }
 
     @staticmethod
-    def planned(process_id: UUID, command: PlannedCommand) -> dict[str, Any]:
+    def planned(process: Process, command: PlannedCommand) -> dict[str, Any]:
         """A process's next command, as a row of JSON."""
         row: dict[str, Any] = {
             "command_id": command.command_id,
             "domain": command.domain,
             "command_type": command.command_type,
             "payload": Fragment(command.payload),
-            "process_id": process_id,
+            "process_id": process.process_id,
             "step": command.step,
             "visit": command.visit,
+            "after": process.command_id,
         }
+        if process.headers is not None:
+            row["headers"] = Fragment(process.headers)
         if command.max_attempts is not None:
             row["max_attempts"] = command.max_attempts
         if command.compensates is not None:

@@ -27,7 +27,8 @@ class ProcessSQL:
             %(domain)s, %(process_type)s, %(batch_id)s::uuid, %(first_ordinal)s::bigint, %(process_ids)s::uuid[],
             %(statuses)s::text[], %(steps)s::text[], %(states)s::json[], %(visits)s::json[], %(error_codes)s::text[],
             %(error_messages)s::text[], %(command_ids)s::uuid[], %(command_domains)s::text[],
-            %(command_types)s::text[], %(payloads)s::json[], %(max_attempts)s::integer[])"""
+            %(command_types)s::text[], %(payloads)s::json[], %(max_attempts)s::integer[],
+            %(headers)s::json[])"""
 
     # How the database says that this batch takes no more.
     BATCH_CANCELED: LiteralString = "CB001"
@@ -68,7 +69,8 @@ class ProcessSQL:
     # The next replies for these managers, locked until they are applied, each with its process and its command.
     TAKE_REPLIES = """
         SELECT reply_id, command_id, outcome, result, error_code, error_message, process_id, process_type, status,
-               state, is_awaited, batch_id, ordinal, visits, undo, undone_status, step, compensates, domain
+               state, is_awaited, batch_id, ordinal, visits, undo, undone_status, step, compensates, domain,
+               headers
           FROM commandbus.take_replies(%(addresses)s, %(declaring)s, %(declared)s, %(limit)s)"""
 
     DELETE_REPLIES = "DELETE FROM commandbus.reply WHERE reply_id = ANY(%(reply_ids)s)"
@@ -118,6 +120,7 @@ class ProcessParams:
         """Give what START takes: new processes with their first commands, in columns."""
         decisions = [decision for _, decision in started]
         sends = [decision.send for decision in decisions]
+        headers = [None if send is None else send.headers for send in sends]
         return {
             "domain": domain,
             "process_type": process_type,
@@ -135,6 +138,7 @@ class ProcessParams:
             "command_types": texts([None if send is None else send.command_type for send in sends]),
             "payloads": jsons(["null" if send is None else send.payload for send in sends]),
             "max_attempts": integers([None if send is None else send.max_attempts for send in sends]),
+            "headers": jsons(headers) if any(headers) else None,
         }
 
     @staticmethod

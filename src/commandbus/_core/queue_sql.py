@@ -40,6 +40,7 @@ class Claimed:
     undo: str | None
     undone_status: str | None
     canceling: bool = False  # its process was cancelled while a worker had it
+    headers: str | None = None
 
 
 class QueueSQL:
@@ -50,7 +51,7 @@ class QueueSQL:
         SELECT seq, epoch, failures, past_failures, lost_leases, max_attempts, lease_until, waited, command_id,
                command_type, payload, correlation_id, reply_to, batch_id, ordinal, created_at, process_id, step, visit,
                compensates, process_type, process_status, state, process_batch_id, process_ordinal, visits, undo,
-               undone_status, canceling
+               undone_status, canceling, headers
           FROM commandbus.claim(%(domain)s, %(worker)s, %(limit)s, %(lease)s, %(max_attempts)s, %(after)s,
                                 %(only)s::text, %(except)s::text[])"""
     RENEW = """

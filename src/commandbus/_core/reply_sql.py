@@ -3,6 +3,7 @@
 from typing import Any
 
 from commandbus._core.command_sql import load_json
+from commandbus.headers import load_headers
 from commandbus.models import ReceivedReply, ReplyOutcome
 
 
@@ -11,7 +12,7 @@ class ReplySQL:
 
     RECEIVE = """
         SELECT reply_id, epoch, lease_until, created_at, command_id, correlation_id, outcome, result, error_code,
-               error_message
+               error_message, headers
           FROM commandbus.receive_replies(%(reply_to)s, %(limit)s, %(lease)s)"""
 
     ACKNOWLEDGE = "SELECT commandbus.acknowledge_replies(%(reply_ids)s, %(epochs)s)"
@@ -25,7 +26,7 @@ class ReplyParsers:
     @staticmethod
     def received(row: tuple[Any, ...]) -> ReceivedReply:
         """Parse a row of RECEIVE."""
-        reply_id, epoch, lease_until, created_at, command_id, correlation_id, outcome, result, *error = row
+        reply_id, epoch, lease_until, created_at, command_id, correlation_id, outcome, result, *error, headers = row
         return ReceivedReply(
             command_id,
             correlation_id,
@@ -36,4 +37,5 @@ class ReplyParsers:
             epoch=epoch,
             lease_until=lease_until,
             created_at=created_at,
+            headers=load_headers(headers),
         )

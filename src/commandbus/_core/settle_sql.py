@@ -25,7 +25,8 @@ class SettleSQL:
                %(process_ids)s::uuid[], %(statuses)s::text[], %(steps)s::text[], %(states)s::json[],
                %(visits)s::json[], %(undos)s::json[], %(undone_statuses)s::text[], %(error_codes)s::text[],
                %(error_messages)s::text[], %(next_ids)s::uuid[], %(domains)s::text[], %(command_types)s::text[],
-               %(payloads)s::json[], %(times)s::integer[], %(max_attempts)s::integer[], %(compensates)s::uuid[])"""
+               %(payloads)s::json[], %(times)s::integer[], %(max_attempts)s::integer[], %(compensates)s::uuid[],
+               %(headers)s::json[])"""
 
 
 class SettleParams:
@@ -87,6 +88,7 @@ def _sends(decisions: Sequence[Decision]) -> dict[str, Any]:
         "times": integers([send.visit for send in sends]),
         "max_attempts": integers([send.max_attempts for send in sends]),
         "compensates": uuids([s.compensates for s in sends]) if any(s.compensates for s in sends) else None,
+        "headers": _jsons([send.headers for send in sends]),
     }
 
 

@@ -5,6 +5,7 @@ the signal's number when a signal ended it.
 """
 
 import io
+import signal
 import sys
 from typing import Any
 
@@ -12,7 +13,9 @@ import click
 
 from commandbus.cli.audit import audit
 from commandbus.cli.batch import batch
+from commandbus.cli.completion import completion
 from commandbus.cli.console import console, console_password
+from commandbus.cli.metrics import metrics
 from commandbus.cli.migrate import migrate
 from commandbus.cli.prune import prune
 from commandbus.cli.status import status
@@ -29,6 +32,13 @@ class _Main(click.Group):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
         return super().main(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # in what runs without an event loop, whose commands see to signals by themselves
+            click.echo("stopped by SIGINT", err=True)
+            raise click.exceptions.Exit(128 + signal.SIGINT) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -53,5 +63,7 @@ def main() -> None:
     """
 
 
-for command in (migrate, worker, stop, status, tsq, batch, audit, prune, console, console_password):
+for command in (
+    migrate, worker, stop, status, tsq, batch, audit, prune, metrics, console, console_password, completion,
+):  # fmt: skip
     main.add_command(command)

@@ -8,6 +8,7 @@ import psycopg
 from commandbus import migrate as apply_migrations
 from commandbus.cli.database import dsn_option, unreachable
 from commandbus.cli.failures import Failure
+from commandbus.cli.progress import spinner
 from commandbus.errors import CommandBusError
 from commandbus.roles import create_roles
 
@@ -39,7 +40,10 @@ def migrate(dsn: str, folders: tuple[Path, ...], roles: bool, role_prefix: str) 
       commandbus migrate --roles
     """
     try:
-        applied = apply_migrations(dsn, folders=folders)
+        with spinner() as show:
+            applied = apply_migrations(
+                dsn, folders=folders, on_progress=lambda name, done, total: show(f"{done + 1} of {total}: {name}")
+            )
         names = create_roles(dsn, prefix=role_prefix) if roles else []
     except CommandBusError as error:
         raise Failure(str(error)) from error

@@ -43,3 +43,15 @@ def _bar(total: int) -> Iterator[Callable[[int, str], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=total or 1, text="")
         yield lambda done, text: bar.update(task, completed=done, text=text, refresh=True)
+
+
+@contextmanager
+def spinner() -> Iterator[Callable[[str], None]]:
+    """Give what shows a line beside a spinner, for what has no known end; nothing where nobody looks on."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("") as status:
+        yield status.update

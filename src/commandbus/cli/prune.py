@@ -1,9 +1,6 @@
 """`commandbus prune`: delete what ended long ago."""
 
 import re
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 
 import click
@@ -11,6 +8,7 @@ import click
 from commandbus.cli.database import dsn_option
 from commandbus.cli.failures import Misuse
 from commandbus.cli.output import json_option, print_record, row_of, run
+from commandbus.cli.progress import spinner
 from commandbus.prune import Pruned
 from commandbus.prune import prune as delete_old
 
@@ -49,7 +47,7 @@ def prune(older_than: timedelta, domains: tuple[str, ...], dry_run: bool, dsn: s
     so_far = Pruned()
     is_finished = False
     try:
-        with _spinner() as show:
+        with spinner() as show:
 
             def note(counts: Pruned) -> None:
                 nonlocal so_far
@@ -64,15 +62,3 @@ def prune(older_than: timedelta, domains: tuple[str, ...], dry_run: bool, dsn: s
     finally:
         if is_finished or so_far != Pruned():
             print_record({"dry_run": dry_run, "finished": is_finished, **row_of(so_far)}, as_json=as_json)
-
-
-@contextmanager
-def _spinner() -> Iterator[Callable[[str], None]]:
-    """Show how far it is, on stderr, when someone looks."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status("") as status:
-        yield status.update

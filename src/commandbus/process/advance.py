@@ -110,7 +110,7 @@ def rows(advances: Sequence[Advance]) -> tuple[list[dict[str, Any]], list[dict[s
     tell_failures(advances)
     return (
         [ProcessParams.advance(a.process.process_id, a.decision) for a in advances],
-        [CommandParams.planned(a.process.process_id, a.decision.send) for a in advances if a.decision.send],
+        [CommandParams.planned(a.process, a.decision.send) for a in advances if a.decision.send],
     )
 
 

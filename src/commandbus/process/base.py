@@ -11,6 +11,7 @@ from uuid_utils.compat import uuid7
 from commandbus._core.chunks import CHUNK, store_in_chunks
 from commandbus._core.connection import Connection, Pool, transaction
 from commandbus._core.process_sql import ProcessParams, Started
+from commandbus.headers import Headers, dump_headers
 from commandbus.payload import check_count, check_id, load_payload
 from commandbus.process.advance import call_hook
 from commandbus.process.cancelling import cancel_one, make_request
@@ -33,8 +34,9 @@ class BaseProcessManager(ABC):
     state_class: ClassVar[type[Any]]
     step_class: ClassVar[type[StrEnum]]
 
-    def __init__(self, pool: Pool | None = None) -> None:
+    def __init__(self, pool: Pool | None = None, *, headers: Headers | None = None) -> None:
         self._pool = pool
+        self.headers = headers
 
     def create_initial_state(self, initial_data: dict[str, Any]) -> Any:
         """Make the state of a new process; what it raises reaches the caller of start, and nothing is stored."""
@@ -160,6 +162,9 @@ class BaseProcessManager(ABC):
             check_id(batch_id, "batch_id")
         if self.is_hooked:
             started = await self._hooked(started, batch_id, first_ordinal, conn)
+        if self.headers is not None:
+            for send in [decision.send for _, decision in started if decision.send is not None]:
+                send.headers = dump_headers(self.headers(send.domain, send.command_type))
         params = ProcessParams.start(self.domain, self.process_type, batch_id, first_ordinal, started)
         await ProcessRepository.start(conn, params)
 

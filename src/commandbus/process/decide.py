@@ -88,6 +88,7 @@ class Process:
     undo: Sequence[Undo] = ()
     undone_status: str | None = None
     cancel: CancelRequest | None = None  # since the command was in flight
+    headers: str | None = None  # JSON text that the command's handler left for the next one; None: as the command's own
 
 
 @dataclass(slots=True)
@@ -103,6 +104,7 @@ class PlannedCommand:
     visit: int
     compensates: UUID | None = None
     max_attempts: int | None = None
+    headers: str | None = None  # as JSON text
 
 
 @dataclass(slots=True)

@@ -113,7 +113,7 @@ class ProcessReplyRouter:
 
     def _reply(self, row: tuple[Any, ...]) -> tuple[Manager, Process, ProcessResponse]:
         _, command_id, outcome, result, error_code, error_message, process_id, process_type = row[:8]
-        _, state, _, batch_id, ordinal, visits, undo, undone_status, step, compensates, domain = row[8:]
+        _, state, _, batch_id, ordinal, visits, undo, undone_status, step, compensates, domain, headers = row[8:]
         process = Process(
             process_id=process_id,
             process_type=process_type,
@@ -127,6 +127,7 @@ class ProcessReplyRouter:
             visits=load_payload(visits or "{}"),
             undo=ProcessParsers.undo(undo),
             undone_status=undone_status,
+            headers=headers,
         )
         response = ProcessResponse(
             command_id,

@@ -21,6 +21,7 @@ from commandbus.blocking.caller import Listener, refuse_in_loop
 from commandbus.blocking.proxy import SyncProxy
 from commandbus.bus import CommandBus
 from commandbus.errors import InvalidOperationError
+from commandbus.headers import Headers
 from commandbus.migrate import check_schema
 from commandbus.models import BatchCancellation, ReceivedReply, SendRequest
 from commandbus.payload import MAX_BYTES, check_name
@@ -42,13 +43,21 @@ _Item = TypeVar("_Item")
 
 
 def connect(
-    dsn: str, *, app: App | None = None, max_size: int = 10, timeout: float = 30.0, max_payload: int = MAX_BYTES
+    dsn: str,
+    *,
+    app: App | None = None,
+    max_size: int = 10,
+    timeout: float = 30.0,
+    max_payload: int = MAX_BYTES,
+    headers: Headers | None = None,
 ) -> "SyncCommandBus":
     """Open the bus of the database `dsn` for blocking code: `with connect(dsn, app=app) as bus: bus.send(...)`.
 
     Parameters and errors as SyncCommandBus and its open().
     """
-    return SyncCommandBus(dsn, app=app, max_size=max_size, timeout=timeout, max_payload=max_payload).open()
+    return SyncCommandBus(
+        dsn, app=app, max_size=max_size, timeout=timeout, max_payload=max_payload, headers=headers
+    ).open()
 
 
 class SyncCommandBus(CommandBusFace):
@@ -79,6 +88,7 @@ class SyncCommandBus(CommandBusFace):
         max_size: int = 10,
         timeout: float = 30.0,
         max_payload: int = MAX_BYTES,
+        headers: Headers | None = None,
     ) -> None:
         if max_size < 1:
             raise ValueError(f"max_size must be at least 1, not {max_size}")
@@ -88,6 +98,7 @@ class SyncCommandBus(CommandBusFace):
         self._max_size = max_size
         self._timeout = timeout
         self._max_payload = max_payload
+        self._headers = headers
         self._opened: dict[int, _Opened] = {}  # by process id: what a fork inherits is another process's
         self._locks: dict[int, threading.Lock] = {}
         self._is_closed = False
@@ -188,7 +199,7 @@ class SyncCommandBus(CommandBusFace):
             if self._is_closed:
                 raise InvalidOperationError("this bus is closed: open() it again, or make another")
             if (opened := self._opened.get(os.getpid())) is None:
-                opened = _Opened(self._dsn, self._app, self._max_size, self._timeout, self._max_payload)
+                opened = _Opened(self._dsn, self._app, self._max_size, self._timeout, self._max_payload, self._headers)
                 self._opened[os.getpid()] = opened
                 atexit.register(opened.abandon)
             return opened
@@ -251,7 +262,9 @@ class SyncReplyQueue(ReplyQueueFace):
 class _Opened:
     """What one process has open, and what it makes of it."""
 
-    def __init__(self, dsn: str, app: App, max_size: int, timeout: float, max_payload: int) -> None:
+    def __init__(
+        self, dsn: str, app: App, max_size: int, timeout: float, max_payload: int, headers: Headers | None
+    ) -> None:
         self.portal = Portal()
         try:
             self.pool: AsyncConnectionPool[Any] = self.portal.call(self._open, dsn, max_size, timeout)
@@ -259,7 +272,7 @@ class _Opened:
             self.portal.close()
             raise
         self.managers = app.processes(self.pool)
-        self.bus = self.proxy(CommandBus(self.pool, max_payload=max_payload))
+        self.bus = self.proxy(CommandBus(self.pool, max_payload=max_payload, headers=headers))
         self.troubleshooting = self.proxy(TroubleshootingQueue(self.pool, processes=self.managers))
         self.processes = self.proxy(ProcessRepository(self.pool))
 

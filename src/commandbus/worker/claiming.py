@@ -9,6 +9,7 @@ from commandbus._core.queue_sql import Claimed
 from commandbus.errors import HandlerNotFoundError
 from commandbus.executor import Run
 from commandbus.handler import HandlerContext, HandlerRegistry, Middleware
+from commandbus.headers import load_headers
 from commandbus.logging import about
 from commandbus.models import Command
 from commandbus.payload import load_payload
@@ -122,7 +123,7 @@ def context_of(claimed: Claimed, settlement: Settlement, lease: CommandLease) ->
         claimed.created_at,
         claimed.batch_id,
     )
-    return HandlerContext(  # by position: names would take as long again
+    context = HandlerContext(  # by position: names would take as long again
         command,
         claimed.failures + 1,
         claimed.max_attempts,
@@ -137,6 +138,9 @@ def context_of(claimed: Claimed, settlement: Settlement, lease: CommandLease) ->
         claimed.step,
         claimed.visit or 1,
     )
+    if claimed.headers is not None:
+        context.headers = load_headers(claimed.headers)
+    return context
 
 
 class Place:
