@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from psycopg import connect
@@ -62,9 +63,15 @@ def cpu_of_children() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def work(dsn: str, count: int, workers: int, concurrency: int) -> float:
+def work(
+    dsn: str,
+    count: int,
+    workers: int,
+    concurrency: int,
+    start: Callable[[str, int], subprocess.Popen[bytes]] = _start_worker,
+) -> float:
     """Let workers do all processes; returns the seconds from the first claim to the last settle."""
-    started = [_start_worker(dsn, concurrency) for _ in range(workers)]
+    started = [start(dsn, concurrency) for _ in range(workers)]
     try:
         with connect(dsn, autocommit=True) as conn:
             while _one(conn.execute(_BUSY).fetchone())[0]:

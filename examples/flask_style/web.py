@@ -126,8 +126,9 @@ class QuietHandler(WSGIRequestHandler):
 def main() -> None:
     port = int(sys.argv[1]) if len(sys.argv) > 1 else 8000
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with bus, make_server("127.0.0.1", port, application, ThreadingServer, QuietHandler) as server:
-        print(f"listening on http://127.0.0.1:{server.server_port}", flush=True)
+    host = sys.argv[2] if len(sys.argv) > 2 else "127.0.0.1"
+    with bus, make_server(host, port, application, ThreadingServer, QuietHandler) as server:
+        print(f"listening on http://{host}:{server.server_port}", flush=True)
         server.serve_forever()
 
 

@@ -29,6 +29,8 @@ _SURROUNDINGS = {
     "python": "Python",
     "platform": "platform",
     "cpus": "processors",
+    "cluster": "Dask cluster",
+    "hosts": "workers by host",
 }
 
 
@@ -79,7 +81,9 @@ def _run(number: int, result: Result, earlier: Earlier | None) -> dict[str, Any]
         "statuses": _statuses(result),
         "attempt_outcomes": list(dict.fromkeys(name for step in result["steps"].values() for name in step["outcomes"])),
         "surroundings": {
-            title: environment[key] for key, title in _SURROUNDINGS.items() if environment.get(key) is not None
+            title: _behavior(told) if isinstance(told, Mapping) else told
+            for key, title in _SURROUNDINGS.items()
+            if (told := environment.get(key)) is not None
         },
         "began": environment.get("started_at", ""),
         "samples": environment.get("mismatch_samples", ()),

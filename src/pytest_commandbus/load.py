@@ -15,6 +15,8 @@ from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from commandbus.repositories.workers import library_version
 
 from . import markers, thresholds, xdist
@@ -55,6 +57,7 @@ class Order:
     concurrency: int
     processes: bool
     timeout: float
+    cluster: str | None = None
 
 
 class LoadTest:
@@ -97,19 +100,21 @@ class LoadTest:
         manager: the process manager's class. initial_data: of each process, or a function of its ordinal over all
         shards. path: the order of steps, where that depends on results, for the oracle. workers: of this shard
         (default: the processors, shared by the shards), as processes of the operating system, or not, by `processes`
-        (default: where the App can be imported). concurrency: commands that a worker handles at once. timeout: seconds
-        of real time for a shard (default: 120 and one for every 50 processes). The marker's broken thresholds
+        (default: where the App can be imported); with --cb-cluster, processes of its hosts, by default one for each
+        thread of its Dask workers. concurrency: commands that a worker handles at once. timeout: seconds of real time
+        for a shard (default: 120 and one for every 50 processes). The marker's broken thresholds
         fail the test at its end. Errors: BatchTimeoutError, WorkerDiedError, ShardLostError.
         """
-        count, shards = self._ranges[-1].stop, len(self._ranges)
+        count, cluster = self._ranges[-1].stop, self._runtime.run.options.cluster
         order = Order(
             manager=manager,
             initial_data=initial_data,
             path=path,
-            workers=workers or max(1, (os.cpu_count() or 1) // shards),
+            workers=await self._workers(workers, processes),
             concurrency=concurrency,
-            processes=self._runtime.app_path is not None if processes is None else processes,
+            processes=cluster is not None or (self._runtime.app_path is not None if processes is None else processes),
             timeout=120 + count / 50 if timeout is None else timeout,
+            cluster=cluster,
         )
         run = _LoadRun(self._runtime, order, number=next(self._runs), batch_number=self._runtime.next_batch_number())
         with self._watching():
@@ -120,6 +125,26 @@ class LoadTest:
         if xdist.judges(item.nodeid, (other.nodeid for other in item.session.items)):
             self._runtime.objections += thresholds.broken_lines([merged])
         return result
+
+    async def _workers(self, asked: int | None, processes: bool | None) -> int:
+        """How many workers this shard has. Errors: pytest.UsageError when the cluster cannot run so many."""
+        shards, cluster = len(self._ranges), self._runtime.run.options.cluster
+        if cluster is None:
+            return asked or max(1, (os.cpu_count() or 1) // shards)
+        if processes is False or self._runtime.faults is not None:
+            why = "processes=False" if processes is False else "a test with faults"
+            raise pytest.UsageError(
+                f"--cb-cluster runs workers as processes of other hosts, and {why} needs them here: leave one out"
+            )
+        from .cluster import threads_of
+
+        threads = await threads_of(cluster, self._runtime.database.dsn)
+        if shards * (asked or 1) > threads:
+            raise pytest.UsageError(
+                f"--cb-cluster={cluster}: its Dask workers have {threads} threads, one for each worker, and the load "
+                f"test wants {asked or 1} for each of its {shards} shards: start more Dask workers, or ask for fewer"
+            )
+        return asked or threads // shards
 
 
 class _LoadRun:
@@ -158,6 +183,7 @@ class _LoadRun:
                 "time": "skipped" if self._runtime.skips_time else "real",
                 **({} if (profile := self._runtime.run.options.chaos) is None else {"chaos_profile": profile}),
                 **({} if not (chaos := self._runtime.rules) else {"chaos": _told(chaos)}),
+                **({} if self._order.cluster is None else {"cluster": self._order.cluster}),
                 "pytest_commandbus": library_version(),
                 **judgement(oracle, actual),
             }
@@ -214,7 +240,7 @@ class _LoadRun:
         """Start this process's workers with its first shard; they go on while any shard is unfinished."""
         if len(self._taken) == 1:
             order = self._order
-            await self._runtime.ensure_workers(order.workers, order.concurrency, order.processes)
+            await self._runtime.ensure_workers(order.workers, order.concurrency, order.processes, order.cluster)
 
     @asynccontextmanager
     async def _beating(self) -> AsyncIterator[None]:

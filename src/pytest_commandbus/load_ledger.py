@@ -118,6 +118,7 @@ class LoadLedger:
             attempts=[AttemptFigures(**row) for row in await self._all(cursor, load_sql.FIGURES)],
             process_latency_ms=next(row["latency_ms"] for row in processes if row["bucket"] is None),
             processes_ended={row["bucket"]: row["processes"] for row in processes if row["bucket"] is not None},
+            hosts={row["host"]: row["workers"] for row in await self._all(cursor, load_sql.HOSTS)},
             backlog=[BacklogBucket(**row) for row in await self._all(cursor, load_sql.BACKLOG, width=width)],
         )
 

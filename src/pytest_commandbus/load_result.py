@@ -24,7 +24,8 @@ SAMPLES = 5
 class Measured:
     """What was read from the database of a finished run; times are wall time, in seconds where nothing else is said.
 
-    processes_ended: by bucket. process_latency_ms: from a process's creation to its end, or until it was parked.
+    processes_ended: by bucket. process_latency_ms: from a process's creation to its end, or until it was parked. hosts:
+    how many workers of each made an attempt.
     """
 
     processes: int
@@ -40,6 +41,7 @@ class Measured:
     process_latency_ms: Quantiles
     processes_ended: Mapping[int, int]
     backlog: Sequence[BacklogBucket]
+    hosts: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ def _surroundings(measured: Measured) -> dict[str, Any]:
     return {
         "started_at": f"{measured.started_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC",
         "skipped_seconds": round(measured.skipped, 3),
+        "hosts": dict(measured.hosts),
         "postgresql": measured.postgresql,
         "python": platform.python_version(),
         "platform": platform.platform(terse=True),

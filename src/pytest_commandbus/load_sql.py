@@ -159,6 +159,13 @@ SELECT a.step, a.outcome, a.bucket, count(*) AS attempts,
  ORDER BY min(a.began), a.step, count(*) DESC
 """
 
+# The hosts whose workers made an attempt, with how many workers.
+HOSTS: LiteralString = """
+SELECT w.host, count(DISTINCT w.worker_id) AS workers
+  FROM pg_temp.load_attempt a JOIN commandbus.worker w ON w.worker_id = a.worker_id
+ GROUP BY w.host ORDER BY w.host
+"""
+
 # Processes by the bucket in which they ended or were parked, and all of them (bucket NULL).
 PROCESSES: LiteralString = """
 WITH clock AS MATERIALIZED (

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ class Options:
     when not given (then one is drawn). load: processes of a load test, None when load tests are not enabled. reports:
     files to write the load report to. app: "package.module:attribute" or "". migrations: folders of the users' own
     migrations. chaos: the profile over the whole run, None without one. compare: an earlier
-    load report, None without one.
+    load report, None without one. cluster: the address of the Dask scheduler for the workers of load tests.
     """
 
     postgres: str
@@ -35,6 +36,7 @@ class Options:
     chaos: str | None = None
     container_image: str = "postgres:18"
     compare: Path | None = None
+    cluster: str | None = None
 
     @property
     def is_dsn(self) -> bool:
@@ -77,6 +79,12 @@ def add_options(parser: pytest.Parser) -> None:
         f"({LOAD_DEFAULT} when bare)",
     )
     group.addoption(
+        "--cb-cluster",
+        metavar="ADDRESS",
+        type=_cluster_address,
+        help="run the workers of load tests on the Dask cluster with this scheduler, such as tcp://host:8786",
+    )
+    group.addoption(
         "--cb-report",
         action="append",
         type=Path,
@@ -111,6 +119,8 @@ def read_options(config: pytest.Config) -> Options:
             f"--cb-postgres (or CB_POSTGRES, or ini cb_postgres): {postgres!r} is neither 'embedded', 'container' "
             'nor a DSN such as "postgresql://user@localhost/postgres" or "host=localhost user=me"'
         )
+    if config.getoption("--cb-cluster") and config.getoption("--cb-load") is None:
+        raise pytest.UsageError("--cb-cluster is where the workers of load tests run: give --cb-load=N beside it")
     return Options(
         postgres=postgres,
         durable=config.getoption("--cb-durable"),
@@ -123,7 +133,16 @@ def read_options(config: pytest.Config) -> Options:
         chaos=config.getoption("--cb-chaos"),
         container_image=config.getini("cb_container_image") or "postgres:18",
         compare=config.getoption("--cb-compare"),
+        cluster=config.getoption("--cb-cluster"),
     )
+
+
+def _cluster_address(text: str) -> str:
+    if not re.fullmatch(r"(tcp|tls|ucx|ws|wss)://(\[[^\]]+\]|[^:/\s]+):\d+", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no scheduler's address: write --cb-cluster=tcp://HOST:8786, as `dask scheduler` prints it"
+        )
+    return text
 
 
 def whole_number(option: str, minimum: int, maximum: int) -> Callable[[str], int]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 CHAOS_MIDDLEWARE = "pytest_commandbus.behavior:chaos_middleware"
 _PASSED_ON = {"visibility_timeout", "poll_interval"}  # options of Worker that the command line has too
-_STOPPED = (0, -signal.SIGTERM)  # by itself, or before it was ready to
+STOPPED = (0, -signal.SIGTERM)  # by itself, or before it was ready to
 _READY = "worker ready:"  # what one says when all its workers are registered
 _LOG_TAIL = 8000
 _REPORTED_TAIL = 2000
@@ -41,7 +41,7 @@ class ProcessPool(WorkerPool):
     def __init__(self, runtime: "Runtime", *, workers: int, concurrency: int, options: dict[str, Any]) -> None:
         super().__init__(runtime, workers)
         self._concurrency = concurrency
-        self._options = ["--concurrency", str(concurrency), *_command_line(options)]
+        self._options = _command_line(options)
         self._processes: list[subprocess.Popen[bytes]] = []
         self._lock = threading.RLock()  # faults replace processes from a thread of their own
         self._command: list[str] = []
@@ -64,11 +64,7 @@ class ProcessPool(WorkerPool):
 
     async def start(self) -> None:
         """Start the workers."""
-        app = self._runtime.require_app("cb_worker_pool")
-        path = path_of(app, self._runtime.item.config)
-        domains = len(app.domains(self._runtime.pool))
-        size = await self.size_pool(domains * (KEPT + min(self._concurrency, MOST_FOR_HANDLERS)))
-        await self._runtime.store_rules()
+        arguments = await worker_arguments(self, self._runtime, self._concurrency)
         faults = self._runtime.faults
         if faults is not None:
             await faults.begin()
@@ -77,9 +73,8 @@ class ProcessPool(WorkerPool):
             "-m",
             "pytest_commandbus.worker_process",
             "worker",
-            path,
+            *arguments,
             *self._options,
-            f"--pool-size={size}",
         ]
         if faults is not None:
             self._command += ["--middleware", FAULT_MIDDLEWARE]
@@ -157,7 +152,7 @@ class ProcessPool(WorkerPool):
         for process in processes:
             if process.stdin is not None:
                 process.stdin.close()
-        died = died or self._dead([p for p in processes if p not in late and p.returncode not in _STOPPED])
+        died = died or self._dead([p for p in processes if p not in late and p.returncode not in STOPPED])
         self._logs = [
             (f"worker process {p.pid}", _tail(self._log(p.pid), _REPORTED_TAIL))
             for p in processes
@@ -238,6 +233,19 @@ class ProcessPool(WorkerPool):
     async def _tell_gone(self, pid: int) -> None:
         async with self._runtime.pool.connection() as connection:
             await connection.execute(statements.WORKER_IS_GONE, {"pid": pid, "host": socket.gethostname()})
+
+
+async def worker_arguments(pool: WorkerPool, runtime: "Runtime", concurrency: int) -> list[str]:
+    """Return what each process of the pool tells `commandbus worker`, having stored what chaos is told.
+
+    Errors: pytest.UsageError when the App cannot be imported by path, or the server has no room for all connections.
+    """
+    app = runtime.require_app("cb_worker_pool")
+    path = path_of(app, runtime.item.config)
+    domains = len(app.domains(runtime.pool))
+    size = await pool.size_pool(domains * (KEPT + min(concurrency, MOST_FOR_HANDLERS)))
+    await runtime.store_rules()
+    return [path, f"--concurrency={concurrency}", f"--pool-size={size}"]
 
 
 def _tail(text: str, longest: int) -> str:

@@ -117,6 +117,9 @@ def _head(result: Result) -> list[str]:
     ]
     skipped = environment.get("skipped_seconds", 0)
     lines.append(_labelled("time skipped", seconds(skipped) if skipped else "none"))
+    hosts: Mapping[str, int] = environment.get("hosts", {})
+    if len(hosts) > 1 or "cluster" in environment:
+        lines.append(_labelled("hosts", ", ".join(f"{host} ({counted(n, 'worker')})" for host, n in hosts.items())))
     return lines
 
 

@@ -281,10 +281,20 @@ class Runtime:
         self.worker_pools.append(pool)
         return pool
 
-    async def ensure_workers(self, workers: int, concurrency: int, processes: bool | None) -> None:
-        """Start workers that end with the test, unless some run."""
-        if not any(pool.running for pool in self.worker_pools):
-            await self._stack.enter_async_context(self.worker_pool(workers, concurrency, processes))
+    async def ensure_workers(
+        self, workers: int, concurrency: int, processes: bool | None, cluster: str | None = None
+    ) -> None:
+        """Start workers that end with the test, unless some run. cluster: the Dask scheduler on whose hosts."""
+        if any(pool.running for pool in self.worker_pools):
+            return
+        if cluster is None:
+            pool = self.worker_pool(workers, concurrency, processes)
+        else:
+            from .cluster import ClusterPool
+
+            pool = ClusterPool(self, cluster, workers=workers, concurrency=concurrency)
+            self.worker_pools.append(pool)
+        await self._stack.enter_async_context(pool)
 
     async def outlasting(self, look: Callable[[], Awaitable[T]]) -> T:
         """Look at the database; in a test with faults, look again when the server or the connection was lost."""

@@ -4,14 +4,22 @@ import os
 import signal
 import sys
 import threading
+import time
+
+GRACE = "CB_WORKER_GRACE"
+"""Environment variable: seconds that the process gets to stop gracefully; none when it is not set."""
 
 
 def end_with_parent() -> None:
-    """Kill this process when its standard input ends, which is when pytest does, however it does."""
+    """End this process when its standard input ends, which is when whoever started it does, however that does."""
+    grace = float(os.environ.get(GRACE, "0"))
 
     def watch() -> None:
         while os.read(0, 1024):
             pass
+        if grace:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(grace)
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, name="end with pytest", daemon=True).start()

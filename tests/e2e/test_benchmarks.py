@@ -1,11 +1,15 @@
 """The benchmarks hold together: their questions are put, at the smallest sizes, to ours and the floor."""
 
+import json
+from pathlib import Path
+
 import pytest
 
-from benchmarks import flat, results
+from benchmarks import cost, flat, results
 from benchmarks.suite import Sizes, Suite
 from benchmarks.systems.ours_waiting import SHORT_BESIDE_LONG
 
+ROOT = Path(__file__).resolve().parents[2]
 SIZES = Sizes(
     runs=1,
     long_runs=1,
@@ -53,3 +57,14 @@ def test_a_result_says_where_it_was_made() -> None:
     assert about["machine"]["cores"] >= 1
     assert any(peer.startswith("pgqueuer") for peer in about["versions"]["peers"])
     assert any("synchronous_commit on" in line for line in results.foot(about))
+
+
+def test_what_docs_tell_of_scale_is_what_was_measured() -> None:
+    kept = json.loads((ROOT / "benchmarks" / "results" / "cost.json").read_text())
+    costs = [cost.Cost(**one) for one in kept["costs"]]
+    page = (ROOT / "docs" / "explanation" / "scale.md").read_text(encoding="utf-8")
+    tables = cost.report(costs, kept["growth"], kept["cores"]).split("\n\n")
+    assert len(tables) == 4
+    assert [table.splitlines()[0] for table in tables if table not in page] == []
+    for one in costs:  # the model is worth its page only while it foretells what is measured
+        assert 0.7 < one.done / cost.foretell(costs[0], one.workers, kept["cores"]) < 1.1

@@ -239,7 +239,7 @@ class EmbeddedPostgres:
             "-p",
             str(self._port),
         ]
-        command += ["-h", "127.0.0.1" if self._tcp else ""]
+        command += ["-h", self._settings.get("listen_addresses", "127.0.0.1" if self._tcp else "")]
         with (self.home / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 command,
