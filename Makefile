@@ -18,11 +18,12 @@ export PIP_ROOT_USER_ACTION := ignore
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test demo bench soak long audit lock clean
+.PHONY: help setup check docs format test demo bench soak long audit lock clean
 
 help:
 	@echo "make setup   build $(VENV) with everything"
 	@echo "make check   lint, format, types, import rules"
+	@echo "make docs    the documentation as a site, in build/docs"
 	@echo "make test    the fast tests, in parallel, with coverage"
 	@echo "make demo    $(DEMO_PROCESSES) processes under chaos, with a printed and a written report"
 	@echo "make long    the slow tests, and $(LONG_PROCESSES) processes under load; make audit, make format, make lock, make clean"
@@ -44,6 +45,10 @@ check: $(STAMP)
 	"$(BIN)/ruff" format --check .
 	"$(BIN)/mypy"
 	"$(BIN)/lint-imports"
+
+docs: $(STAMP)
+	@"$(BIN)/python" -m sphinx -q -W --keep-going -c docs -d build/doctrees -b html . build/docs
+	@echo "documentation: $(abspath build/docs/index.html)"
 
 format: $(STAMP)
 	"$(BIN)/ruff" check --fix .
