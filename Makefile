@@ -18,11 +18,12 @@ export PIP_ROOT_USER_ACTION := ignore
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format changelog test demo bench soak long audit lock clean
+.PHONY: help setup check docs format changelog test demo bench soak long audit lock clean
 
 help:
 	@echo "make setup   build $(VENV) with everything"
 	@echo "make check   lint, format, types, import rules"
+	@echo "make docs    the documentation as a site, in build/docs"
 	@echo "make test    the fast tests, in parallel, with coverage"
 	@echo "make demo    $(DEMO_PROCESSES) processes under chaos, with a printed and a written report"
 	@echo "make long    the slow tests, and $(LONG_PROCESSES) processes under load; make audit, make format, make changelog, make lock, make clean"
@@ -49,6 +50,10 @@ check: $(STAMP)
 # What the fragments in changelog.d come to; a release runs `towncrier build --version X.Y.Z`, which moves them into CHANGELOG.md.
 changelog: $(STAMP)
 	@"$(BIN)/towncrier" build --draft --version Unreleased
+
+docs: $(STAMP)
+	@"$(BIN)/python" -m sphinx -q -W --keep-going -c docs -d build/doctrees -b html . build/docs
+	@echo "documentation: $(abspath build/docs/index.html)"
 
 format: $(STAMP)
 	"$(BIN)/ruff" check --fix .

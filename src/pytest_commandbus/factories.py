@@ -28,7 +28,7 @@ class WorkerPoolFactory:
 
         options: of commandbus.Worker, such as visibility_timeout (seconds).
         """
-        return self._runtime.worker_pool(workers, concurrency, processes, **options)
+        return self._runtime.worker_pool(workers, concurrency, processes, None, **options)
 
 
 class ProcessBatchFactory:

@@ -49,9 +49,9 @@ class LoadResult:
     """What `await cb_load(...)` gives: the merged figures of all shards, named as in the JSON report.
 
     seed, processes, shards, workers (those that made an attempt), retries, in_troubleshooting, peak_backlog are
-    numbers; *_seconds are wall time, run_seconds from the first attempt's begin to the last one's end; outcomes counts
-    processes by status; latency_ms are p50, p95 and p99 of a process, from its creation to its end; steps has for each
-    step the outcomes of its attempts, and waiting_ms, handling_ms and latency_ms; series has the same over time.
+    numbers; `*_seconds` are wall time, run_seconds from the first attempt's begin to the last one's end; outcomes has
+    the processes by status; latency_ms are p50, p95 and p99 of a process, from its creation to its end; steps has for
+    each step the outcomes of its attempts, and waiting_ms, handling_ms and latency_ms; series the same over time.
     thresholds: those of the marker, each with name, limit, figure and passed. actual: what became of each process.
     mismatches: the processes that ended otherwise than predicted, as text; empty when all are as their seed says.
     """

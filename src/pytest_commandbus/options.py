@@ -101,6 +101,10 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--cb-keep", action="store_true", help="keep the databases of failed tests and print a psql line for each"
     )
+    _add_ini_keys(parser)
+
+
+def _add_ini_keys(parser: pytest.Parser) -> None:
     parser.addini("cb_postgres", "the default of --cb-postgres: embedded, container or a DSN", default="")
     parser.addini("cb_container_image", "the image of --cb-postgres=container", default="postgres:18")
     parser.addini("cb_app", 'the App under test: "package.module:attribute"', default="")

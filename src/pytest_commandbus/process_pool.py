@@ -20,7 +20,7 @@ from . import statements
 from .application import path_of
 from .connections import KEPT, MOST_FOR_HANDLERS
 from .faults.middleware import DESK, FAULT_MIDDLEWARE
-from .worker_pool import STOP_SECONDS, WorkerDiedError, WorkerPool
+from .worker_pool import STOP_SECONDS, TaskPool, WorkerDiedError, WorkerPool
 
 if TYPE_CHECKING:
     from .runtime import Runtime
@@ -233,6 +233,25 @@ class ProcessPool(WorkerPool):
     async def _tell_gone(self, pid: int) -> None:
         async with self._runtime.pool.connection() as connection:
             await connection.execute(statements.WORKER_IS_GONE, {"pid": pid, "host": socket.gethostname()})
+
+
+def make_pool(
+    runtime: "Runtime",
+    workers: int,
+    concurrency: int,
+    processes: bool | None,
+    cluster: str | None,
+    options: dict[str, Any],
+) -> WorkerPool:
+    """Return a pool of the kind that is asked for, or that suits the test (None): see Runtime.worker_pool."""
+    if cluster is not None:
+        from .cluster import ClusterPool
+
+        return ClusterPool(runtime, cluster, workers=workers, concurrency=concurrency)
+    if processes is None:
+        processes = runtime.faults is not None and runtime.app_path is not None
+    make = ProcessPool if processes else TaskPool
+    return make(runtime, workers=workers, concurrency=concurrency, options=options)
 
 
 async def worker_arguments(pool: WorkerPool, runtime: "Runtime", concurrency: int) -> list[str]:

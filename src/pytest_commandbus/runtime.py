@@ -261,23 +261,20 @@ class Runtime:
     # workers and batches
 
     def worker_pool(
-        self, workers: int = 2, concurrency: int = 10, processes: bool | None = None, **options: Any
+        self, workers: int, concurrency: int, processes: bool | None, cluster: str | None = None, **options: Any
     ) -> "WorkerPool":
         """Return a pool of workers, to be entered by `async with`. The options are those of commandbus.Worker.
 
         processes: None for what suits the test: processes where it has faults and its App can be imported by path.
+        cluster: the Dask scheduler on whose hosts they run.
         """
-        from .process_pool import ProcessPool
-        from .worker_pool import TaskPool
-
         if workers < 1 or concurrency < 1:
             raise pytest.UsageError(
                 f"cb_worker_pool: workers={workers} and concurrency={concurrency} must both be at least 1"
             )
-        if processes is None:
-            processes = self.faults is not None and self.app_path is not None
-        make = ProcessPool if processes else TaskPool
-        pool = make(self, workers=workers, concurrency=concurrency, options=options)
+        from .process_pool import make_pool
+
+        pool = make_pool(self, workers, concurrency, processes, cluster, options)
         self.worker_pools.append(pool)
         return pool
 
@@ -287,14 +284,7 @@ class Runtime:
         """Start workers that end with the test, unless some run. cluster: the Dask scheduler on whose hosts."""
         if any(pool.running for pool in self.worker_pools):
             return
-        if cluster is None:
-            pool = self.worker_pool(workers, concurrency, processes)
-        else:
-            from .cluster import ClusterPool
-
-            pool = ClusterPool(self, cluster, workers=workers, concurrency=concurrency)
-            self.worker_pools.append(pool)
-        await self._stack.enter_async_context(pool)
+        await self._stack.enter_async_context(self.worker_pool(workers, concurrency, processes, cluster))
 
     async def outlasting(self, look: Callable[[], Awaitable[T]]) -> T:
         """Look at the database; in a test with faults, look again when the server or the connection was lost."""

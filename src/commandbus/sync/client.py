@@ -69,6 +69,7 @@ class SyncCommandBus(CommandBusFace):
     by the first call, and lasts until `close` or the interpreter's end. A process that was forked opens its own.
 
     Who owns the transaction:
+
     - Without `conn` each call is a transaction of its own.
     - `conn=` may be the caller's own blocking psycopg.Connection. The statements run on it, in the caller's thread, as
       part of its open transaction: the caller commits or rolls back. For an autocommit connection without an open
