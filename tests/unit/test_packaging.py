@@ -138,7 +138,7 @@ def test_the_metadata_says_what_it_is_for_and_which_extras_there_are(sdist: Path
     assert {"Framework :: Pytest", "Framework :: AsyncIO", "Typing :: Typed"} <= set(classifiers)
     assert (told["Requires-Python"], told["License-Expression"]) == (">=3.11", "MIT")
     assert set(told.get_all("Provides-Extra")) == {
-        "xdist", "hypothesis", "container", "demo", "web", "otel", "prometheus", "dev",
+        "xdist", "hypothesis", "container", "cluster", "demo", "web", "otel", "prometheus", "docs", "dev",
     }  # fmt: skip
     for extra, needed in (("xdist", "pytest-xdist"), ("hypothesis", "hypothesis"), ("container", "testcontainers")):
         lines = [line for line in told.get_all("Requires-Dist") if line.endswith(f"extra == '{extra}'")]
