@@ -79,7 +79,7 @@ SETTLING = [
 
 REPLIES = [
     Mutant("double reply", ("S9",), (Settlement, "_store"), "[self._outcome_row(f, {})",
-           "[self._outcome_row(f, self._reply_row(f.claimed, f.outcome.reply))"),
+           "[self._outcome_row(f, self._reply_row(f))"),
     Mutant("no reply", ("S9",), "record_outcomes", "FROM o WHERE reply_outcome IS NOT NULL ), audited",
            "FROM o WHERE false ), audited"),
     Mutant("every reply is a success", ("S9",), "record_outcomes", "reply_outcome, result,", "'SUCCESS', result,"),
