@@ -17,7 +17,7 @@ done
 
 environment="$PWD/clean environment" # a path with a space, as some have
 "$python" -m venv "$environment"
-"$environment/bin/python" -m pip install -qq --constraint constraints.txt "$(echo ./*.whl)[xdist${SMALL:+,web}]"
+"$environment/bin/python" -m pip install -qq --constraint constraints.txt "$(echo ./*.whl)[xdist${SMALL:+,web,otel,prometheus}]"
 
 cd downstream
 strict=(-p pytest_commandbus --strict-markers --strict-config -W error)
