@@ -2,9 +2,11 @@
 
 import ast
 from collections.abc import Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 SOURCES = Path(__file__).parents[2] / "src"
 LONGEST_FILE = 400  # lines; a longer one says why in its docstring: "In one file because ..."
@@ -82,3 +84,23 @@ def test_a_private_use_would_be_found() -> None:
     )
     found = list(private_uses(ast.parse(text), {"commandbus.bus", "commandbus._core"}))
     assert found == [(2, "commandbus.bus._aware"), (4, "bus._aware")]
+
+
+def test_every_pinned_package_installs_on_the_first_python_3_11() -> None:
+    # Debian 12 has 3.11.2: a pin that asks for a later one breaks `make setup` there, and nowhere else
+    pins = (SOURCES.parent / "constraints.txt").read_text(encoding="utf-8").split("\n")
+    asking = {
+        pin: required
+        for pin in pins
+        if "==" in pin
+        and (required := required_python(pin.partition("==")[0]))
+        and "3.11.0" not in SpecifierSet(required)
+    }
+    assert asking == {}
+
+
+def required_python(name: str) -> str | None:
+    try:
+        return metadata.metadata(name)["Requires-Python"]
+    except metadata.PackageNotFoundError:  # a pin for another Python or system
+        return None
