@@ -3,11 +3,13 @@
 import signal
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("patient", settings(deadline=None))  # a busy machine proves nothing; in CI this holds anyway
-if settings.default is not None and settings.default.deadline is not None:
-    settings.load_profile("patient")
+# What a busy machine is slow at proves nothing. In CI the examples are the same in each run: `make long` tries more.
+_PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("fast", parent=_PATIENT, max_examples=40)
+settings.register_profile("deep", parent=_PATIENT, max_examples=1_000, derandomize=False)
+settings.load_profile("fast")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it for what it starts in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # else all that tests start would ignore it too
