@@ -9,13 +9,23 @@ from pathlib import Path
 
 import pytest
 
-# In-process runs forget the modules that they import first; extension modules must not be imported twice.
+# In-process runs forget the modules that they import first: extension modules must not be imported twice, ours need not
+import commandbus.auditor
+import commandbus.migrate  # noqa: F401
+import pytest_commandbus.answers
+import pytest_commandbus.behavior
+import pytest_commandbus.clock
+import pytest_commandbus.database
 import pytest_commandbus.ending
 import pytest_commandbus.factories
 import pytest_commandbus.failure_report
+import pytest_commandbus.faults.rules
+import pytest_commandbus.ledger
 import pytest_commandbus.load
+import pytest_commandbus.pools
 import pytest_commandbus.process_batch
 import pytest_commandbus.process_pool
+import pytest_commandbus.progress
 import pytest_commandbus.template  # noqa: F401
 from commandbus import App
 
