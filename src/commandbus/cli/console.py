@@ -56,7 +56,7 @@ def console(
     """Serve the operator console of the application MODULE:APP until SIGTERM or SIGINT.
 
     Without --users it answers on this machine only. COMMANDBUS_CONSOLE_SECRET, if set, signs the sessions, so that
-    they outlive a restart. Needs the extra web: pip install pytest-commandbus[web].
+    they outlive a restart. Needs the extra web: pip install 'pytest-commandbus[web]'.
 
     \b
     Examples:

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -79,6 +80,8 @@ def _add_problems(asgi: FastAPI, site: Site) -> None:
     async def http(request: Request, error: Exception) -> Response:
         status, detail = getattr(error, "status_code", 500), getattr(error, "detail", "")
         title = getattr(error, "title", None) or _TITLES.get(status, "It did not work")
+        if detail == HTTPStatus(status).phrase:  # the framework's own word
+            detail = _TEXTS.get(status, detail)
         response = site.problem(request, status, title, str(detail))
         response.headers.update(getattr(error, "headers", None) or {})
         return response
@@ -90,7 +93,20 @@ def _add_problems(asgi: FastAPI, site: Site) -> None:
         text = "The database does not answer. The page works again once it does."
         return site.problem(request, 503, "No database", text)
 
+    async def no_right(request: Request, error: Exception) -> Response:
+        text = (
+            f"{_first_line(error)}. GRANT the console's database user commandbus_operator: commandbus migrate --roles"
+        )
+        return site.problem(request, 403, "The database refused", text)
+
+    async def other_schema(request: Request, error: Exception) -> Response:
+        text = f"{_first_line(error)}. Bring the schema up to date: commandbus migrate --dsn ..."
+        return site.problem(request, 503, "The database is not migrated", text)
+
     asgi.add_exception_handler(HTTPException, http)
+    asgi.add_exception_handler(psycopg.errors.InsufficientPrivilege, no_right)
+    for lacking in (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction, psycopg.errors.UndefinedColumn):
+        asgi.add_exception_handler(lacking, other_schema)
     for kind in (CommandNotFoundError, BatchNotFoundError, ProcessNotFoundError):
         asgi.add_exception_handler(kind, missing)
     for lost in (psycopg.OperationalError, PoolTimeout):
@@ -105,6 +121,15 @@ _TITLES = {
     429: "Too many",
     503: "Not now",
 }
+
+_TEXTS = {
+    404: "There is no page at this address.",
+    405: "This address does not take this method.",
+}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _version() -> str:

@@ -87,7 +87,7 @@ async def find_batch(console: "Console", batch_id: "UUID") -> BatchMetadata:
         domain = await batches.domain_of(conn, batch_id)
         batch = None if domain is None else await batches.get(conn, domain, batch_id)
     if batch is None:
-        raise _NoBatchError(f"no batch has the id {batch_id}; it may have been pruned")
+        raise _NoBatchError(f"no batch has the id {batch_id}; it may be of another database, or pruned")
     return batch
 
 
