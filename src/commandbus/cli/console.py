@@ -86,10 +86,9 @@ def console(
             try:
                 await web.serve(web.create_console(app, pool, settings), host=host, port=port, stop=stop, on_ready=_say)
             except OSError as error:
-                text = (
+                raise Failure(
                     f"cannot listen on {host} port {port}: {error.strerror or error}; choose another --port or --host"
-                )
-                raise Failure(text) from error
+                ) from error
 
     run(dsn, show, pool_size=_POOL)
 

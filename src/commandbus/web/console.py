@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psycopg
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.staticfiles import StaticFiles
 from psycopg_pool import PoolTimeout
 from starlette.exceptions import HTTPException
@@ -90,19 +91,32 @@ def _add_problems(asgi: FastAPI, site: Site) -> None:
         return site.problem(request, 404, _TITLES[404], str(error))
 
     async def no_database(request: Request, _: Exception) -> Response:
-        text = "The database does not answer. The page works again once it does."
-        return site.problem(request, 503, "No database", text)
+        return site.problem(
+            request, 503, "No database", "The database does not answer. The page works again once it does."
+        )
 
     async def no_right(request: Request, error: Exception) -> Response:
-        text = (
-            f"{_first_line(error)}. GRANT the console's database user commandbus_operator: commandbus migrate --roles"
+        return site.problem(
+            request,
+            403,
+            "The database refused",
+            f"{_first_line(error)}. GRANT the console's database user commandbus_operator: commandbus migrate --roles",
         )
-        return site.problem(request, 403, "The database refused", text)
 
     async def other_schema(request: Request, error: Exception) -> Response:
-        text = f"{_first_line(error)}. Bring the schema up to date: commandbus migrate --dsn ..."
-        return site.problem(request, 503, "The database is not migrated", text)
+        return site.problem(
+            request,
+            503,
+            "The database is not migrated",
+            f"{_first_line(error)}. Bring the schema up to date: commandbus migrate --dsn ...",
+        )
 
+    async def bad_form(request: Request, _: Exception) -> Response:
+        return site.problem(
+            request, 422, _TITLES[422], "A field of the form is missing or too long. Go back, and correct it."
+        )
+
+    asgi.add_exception_handler(RequestValidationError, bad_form)
     asgi.add_exception_handler(HTTPException, http)
     asgi.add_exception_handler(psycopg.errors.InsufficientPrivilege, no_right)
     for lacking in (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction, psycopg.errors.UndefinedColumn):

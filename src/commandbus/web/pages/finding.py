@@ -37,7 +37,11 @@ def router(console: "Console") -> APIRouter:
             domain = await batches.domain_of(conn, subject)
         if domain is not None:
             return site.redirect(request, f"/batches/{subject}")
-        text = f"No command, process or batch has the id {subject}; it may be in another database, or pruned."
-        return site.problem(request, 404, "Not found", text)
+        return site.problem(
+            request,
+            404,
+            "Not found",
+            f"No command, process or batch has the id {subject}; it may be of another database, or pruned.",
+        )
 
     return routes
