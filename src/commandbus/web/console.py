@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import cast
 
 import psycopg
 from fastapi import FastAPI, Request, Response
+from fastapi.exception_handlers import request_validation_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.staticfiles import StaticFiles
+from psycopg import errors as sqlstates
 from psycopg_pool import PoolTimeout
 from starlette.exceptions import HTTPException
 
@@ -111,15 +114,24 @@ def _add_problems(asgi: FastAPI, site: Site) -> None:
             f"{_first_line(error)}. Bring the schema up to date: commandbus migrate --dsn ...",
         )
 
-    async def bad_form(request: Request, _: Exception) -> Response:
+    async def bad_form(request: Request, error: Exception) -> Response:
+        invalid = cast("RequestValidationError", error)
+        if "text/html" not in request.headers.get("accept", ""):  # a program gets the framework's list
+            return await request_validation_exception_handler(request, invalid)
+        names = ", ".join(str(problem["loc"][-1]) for problem in invalid.errors())
         return site.problem(
-            request, 422, _TITLES[422], "A field of the form is missing or too long. Go back, and correct it."
+            request, 422, _TITLES[422], f"Missing, too long or not understood: {names}. Go back, and correct the form."
         )
 
     asgi.add_exception_handler(RequestValidationError, bad_form)
     asgi.add_exception_handler(HTTPException, http)
-    asgi.add_exception_handler(psycopg.errors.InsufficientPrivilege, no_right)
-    for lacking in (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction, psycopg.errors.UndefinedColumn):
+    asgi.add_exception_handler(sqlstates.InsufficientPrivilege, no_right)
+    for lacking in (
+        sqlstates.InvalidSchemaName,
+        sqlstates.UndefinedTable,
+        sqlstates.UndefinedFunction,
+        sqlstates.UndefinedColumn,
+    ):
         asgi.add_exception_handler(lacking, other_schema)
     for kind in (CommandNotFoundError, BatchNotFoundError, ProcessNotFoundError):
         asgi.add_exception_handler(kind, missing)
