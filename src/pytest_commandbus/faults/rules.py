@@ -231,7 +231,7 @@ def _number(
 def _text(given: Mapping[str, Any], name: str, where: str) -> str | None:
     value = given.get(name)
     if value is not None and (not isinstance(value, str) or not value):
-        raise FaultUsageError(f"{where}: {name}={shown(value)} is no name")
+        raise FaultUsageError(f"{where}: {name}={shown(value)} is no name: give a text, such as {name}='Ship'")
     return value if value is None else str(value)
 
 
