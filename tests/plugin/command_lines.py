@@ -21,6 +21,15 @@ from commandbus.cli import main as commandbus
 from commandbus.cli.failures import Misuse
 
 ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *(file for suffix in ("md", "rst") for file in (ROOT / "docs").rglob(f"*.{suffix}")),
+        *(ROOT / "benchmarks").glob("*.md"),
+        *(ROOT / "examples").rglob("README.md"),
+        *(ROOT / "changelog.d").glob("*.md"),
+    ]
+)
 
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")

@@ -5,17 +5,7 @@ from pathlib import Path
 import click
 import pytest
 
-from .command_lines import ROOT, Checker, Line, WrongLineError, lines_of
-
-DOCUMENTS = sorted(
-    [
-        *ROOT.glob("*.md"),
-        *(file for suffix in ("md", "rst") for file in (ROOT / "docs").rglob(f"*.{suffix}")),
-        *(ROOT / "benchmarks").glob("*.md"),
-        *(ROOT / "examples").rglob("README.md"),
-        *(ROOT / "changelog.d").glob("*.md"),
-    ]
-)
+from .command_lines import DOCUMENTS, Checker, Line, WrongLineError, lines_of
 
 
 @pytest.fixture
