@@ -73,19 +73,6 @@ def path_of(batch: BatchMetadata) -> str:
     return f"/{folder}/{batch.batch_id}"
 
 
-<<<<<<< HEAD
-=======
-async def find_batch(console: "Console", batch_id: "UUID") -> BatchMetadata:
-    """Recount and return a batch of whichever domain. Raises CommandBusError when there is none."""
-    async with transaction(console.pool, None) as conn:
-        domain = await batches.domain_of(conn, batch_id)
-        batch = None if domain is None else await batches.get(conn, domain, batch_id)
-    if batch is None:
-        raise _NoBatchError(f"no batch has the id {batch_id}; it may be of another database, or pruned")
-    return batch
-
-
->>>>>>> 37c3277a141ca2326fb3186030425c0aa4320323
 async def _listing(console: "Console", request: Request, batch_type: BatchType, path: str) -> Response:
     asked = Asked(request.query_params)
     domain = asked.name("domain", "Domain", console.app.domains(console.pool))
