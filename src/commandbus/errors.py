@@ -54,12 +54,11 @@ class CommandNotFoundError(CommandBusError):
 
 
 class BatchNotFoundError(CommandBusError):
-    """No batch of this domain has this id."""
+    """No batch of this domain, or of any when it is None, has this id."""
 
-    def __init__(self, domain: str, batch_id: UUID) -> None:
-        super().__init__(
-            f"no batch of domain {domain!r} has the id {batch_id}; it may be of another domain or database, or pruned"
-        )
+    def __init__(self, domain: str | None, batch_id: UUID) -> None:
+        where, elsewhere = ("", "database") if domain is None else (f" of domain {domain!r}", "domain or database")
+        super().__init__(f"no batch{where} has the id {batch_id}; it may be of another {elsewhere}, or pruned")
         self.domain = domain
         self.batch_id = batch_id
 
