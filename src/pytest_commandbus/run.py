@@ -101,6 +101,7 @@ class Run:
         from .postgres.resolve import resolve_server
 
         self._server = resolve_server(self.options.postgres, self.options.durable, self.options.container_image)
+        self._server.check()
         return self._server.dsn
 
     def databases(self) -> "Databases":
