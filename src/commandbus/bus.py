@@ -303,7 +303,7 @@ class CommandBus:
     ) -> dict[UUID, list[AuditEvent]]:
         """Return the audit trails of at most 1,000 commands, as get_audit_trail gives each; none for an unknown id."""
         if len(command_ids) > MOST_ITEMS:
-            raise ValueError(f"at most {MOST_ITEMS:,} audit trails at once, not {len(command_ids):,}")
+            raise ValueError(f"at most {MOST_ITEMS:,} audit trails at once, not {len(command_ids):,}: ask in portions")
         async with one_statement(self._pool, conn) as own:
             return await commands.audit_trails(own, [check_id(command_id) for command_id in command_ids])
 

@@ -37,7 +37,7 @@ def router(console: "Console") -> APIRouter:
             return site.redirect(request, path_of(batch))
         except BatchNotFoundError:
             pass
-        text = f"No command, process or batch has the id {subject}; it may be in another database, or pruned."
+        text = f"No command, process or batch has the id {subject}; it may be of another database, or pruned."
         return site.problem(request, 404, "Not found", text)
 
     return routes
