@@ -18,7 +18,6 @@ UNSEEN = {  # message -> why no user meets it
     "a slot runs as a task": "guards a type",
     "nothing is about to be sent": "guards a type",
     "a look at the bus found nothing": "guards a type",
-    "the database told no time": "guards a type",
     "the audit found nothing wrong": "is no error",
 }
 

@@ -180,7 +180,7 @@ async def _find(bus: CommandBus, batch_id: UUID) -> BatchMetadata:
     try:
         return await bus.get_batch(None, batch_id)
     except BatchNotFoundError as error:
-        raise Failure(f"{error}; it may be of another database (--dsn), or pruned") from error
+        raise Failure(f"no batch has the id {batch_id}; it may be of another database (--dsn), or pruned") from error
 
 
 def _ended(found: BatchMetadata) -> int:
