@@ -68,11 +68,6 @@ class Run:
         self.kept: list[str] = []
 
     @property
-    def is_xdist_worker(self) -> bool:
-        """Tell whether a controller started this process."""
-        return self._desk_address is not None
-
-    @property
     def dsn_if_known(self) -> str | None:
         """The server's DSN once a test has needed it, else None."""
         return self._dsn or None

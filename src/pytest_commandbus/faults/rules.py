@@ -31,7 +31,6 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 """The kinds of faults, each with the fields that it takes."""
 
 LASTING = frozenset({"network", "old_snapshot", "full_disk"})  # without at= and rate= they last the whole block or test
-OF_PROCESSES = frozenset({"kill", "freeze"})
 OF_SERVER = frozenset({"crash_postgres", "restart_postgres", "full_disk"})
 
 
