@@ -50,6 +50,7 @@ async def test_charts_come_from_what_workers_stored(client: httpx.AsyncClient, c
 
 @pytest.mark.cb_no_audit  # statistics without their workers
 @pytest.mark.browser
+@pytest.mark.slow
 def test_times_are_of_24_hours_in_utc_and_where_the_reader_is(
     browser: Browser, served: Served, cb_database: Database
 ) -> None:
@@ -77,6 +78,7 @@ def test_times_are_of_24_hours_in_utc_and_where_the_reader_is(
 
 @pytest.mark.cb_no_audit  # statistics without their workers
 @pytest.mark.browser
+@pytest.mark.slow
 def test_the_dashboard_follows_the_bus_and_a_reload_keeps_its_charts(
     page: Page, served: Served, cb_database: Database
 ) -> None:

@@ -11,7 +11,8 @@ from tests.console.conftest import LOOKS, Served, Watched, keep_picture
 from tests.console.hostile import MIXED, PAYLOADS, fill, has_payload
 from tests.console.walking import walk
 
-pytestmark = [pytest.mark.browser, pytest.mark.cb_no_audit]  # what fills the database here is nothing a bus would write
+# what fills the database here is nothing a bus would write
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.cb_no_audit]
 
 WORDS = [f"{what}{n}" for n in range(1, 4) for what in ("orders", "billing", "shipping")]
 TOO_WIDE = """body => [...body.querySelectorAll('*')].filter(e => !e.closest('.table, .unseen, .skip, dialog')
@@ -51,7 +52,6 @@ def test_200_hostile_texts_are_shown_as_texts(browser: Browser, served: Served, 
     context.close()
 
 
-@pytest.mark.slow
 def test_no_page_runs_what_it_shows(browser: Browser, served: Served, cb_database: Database) -> None:
     """All kinds of pages, with the hostile texts in every field of the database."""
     fill(cb_database.dsn, [*MIXED, *PAYLOADS])
@@ -110,7 +110,6 @@ def test_the_dashboard_keeps_nobody_out_and_fits_a_phone(
     assert look_at(browser, served, "phone-dark", at_most=1) == 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("look", LOOKS if os.environ.get("CB_SCREENSHOTS") else ["desktop-light", "phone-dark"])
 def test_no_page_keeps_anybody_out_and_each_fits(
     browser: Browser, served: Served, cb_database: Database, look: str

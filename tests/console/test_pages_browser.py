@@ -11,7 +11,7 @@ from pytest_commandbus.database import Database
 from tests.console.conftest import PATIENCE
 from tests.console.shop import Played, Pool, fill, in_thread, make_shop, work
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 expect.set_options(timeout=PATIENCE * 1_000)
 
 

@@ -69,8 +69,9 @@ def run(dsn: str, statements: str, **values: Any) -> None:
 async def test_damage_is_caught(damage: Damage, templates: Templates, copy: Callable[[str], str]) -> None:
     dsn = copy(templates.history)
     run(dsn, damage.statement, id=templates.bus.ids[damage.subject])
-    assert damage.rule in await broken_rules(dsn)
-    assert await findings(dsn, auditor.SCREENS) == await findings(dsn, ())
+    found = await findings(dsn, auditor.SCREENS)
+    assert damage.rule in {violation.rule for violation in found}
+    assert found == await findings(dsn, ())
 
 
 @pytest.mark.slow

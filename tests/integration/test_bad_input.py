@@ -28,6 +28,11 @@ from commandbus.sync import SyncCommandBus, connect
 from tests.integration.worker_kit import Bench
 from tests.json_values import any_texts, anything, objects, poisons
 
+# Hypothesis sees random numbers that are drawn while it draws: here another thread's, the bus's for its jitter.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Do not use the `random` module:hypothesis.errors.HypothesisDeprecationWarning"
+)
+
 REFUSALS = (CommandBusError, TypeError, ValueError)
 FULL_WIDTH = "\N{FULLWIDTH LATIN SMALL LETTER X}"
 HOSTILE = [
@@ -38,7 +43,7 @@ names = st.sampled_from(HOSTILE) | any_texts | st.integers() | st.none() | st.bi
 numbers = st.integers() | st.floats() | st.booleans() | st.none() | any_texts | st.sampled_from([10**30, 10**5_000])
 ENDS = ("COMPLETED", "FAILED", "IN_TROUBLESHOOTING_QUEUE")
 
-shared_bus = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+shared_bus = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +61,13 @@ def is_refused(call: Callable[[], Any]) -> bool:
     return False
 
 
-@settings(shared_bus, max_examples=400)
+@settings(shared_bus, max_examples=150)
 @given(
     domain=st.just("shop") | names,
     command_type=st.just("Ship") | names,
-    command_id=st.builds(uuid4) | names,
+    command_id=st.uuids(version=4) | names,
     data=objects | anything | st.deferred(lambda: hopeless),
-    correlation_id=st.none() | st.builds(uuid4) | names,
+    correlation_id=st.none() | st.uuids() | names,
     reply_to=st.none() | names,
     max_attempts=st.none() | numbers,
 )
@@ -74,7 +79,7 @@ def test_a_command_is_stored_as_sent_or_refused(bus: SyncCommandBus, **fields: A
         assert (stored.reply_to, stored.correlation_id) == (fields["reply_to"], fields["correlation_id"])
 
 
-@settings(shared_bus, max_examples=100)
+@settings(shared_bus)
 @given(st.lists(st.tuples(st.just("Ship") | names, objects | anything, st.none() | numbers), min_size=1, max_size=4))
 def test_of_a_batch_all_is_stored_or_nothing(bus: SyncCommandBus, given_commands: list[tuple[Any, Any, Any]]) -> None:
     ids = [uuid4() for _ in given_commands]
@@ -88,7 +93,7 @@ def test_of_a_batch_all_is_stored_or_nothing(bus: SyncCommandBus, given_commands
             assert is_refused(lambda sent=sent: bus.get_command(sent)) == is_bad  # type: ignore[misc]
 
 
-@settings(shared_bus, max_examples=100)
+@settings(shared_bus, max_examples=60)
 @given(names, names, numbers, st.none() | st.text() | st.dictionaries(any_texts, poisons, max_size=2))
 def test_batches_and_questions_take_anything(
     bus: SyncCommandBus, domain: Any, name: Any, number: Any, data: Any
@@ -164,7 +169,7 @@ async def test_whatever_a_handler_does_is_recorded(bench: Bench) -> None:
             raise end
         return end
 
-    @settings(shared_bus, max_examples=10)
+    @settings(shared_bus, max_examples=5)
     @given(st.lists(st.tuples(errors | results, anything), min_size=50, max_size=50))
     def generate(ends: list[tuple[Any, Any]]) -> None:
         behaviors.update({uuid4(): end for end in ends})
@@ -228,7 +233,7 @@ words = st.one_of(
 file_names = st.from_regex(r"(V[0-9]{0,3}_{1,2}[a-z]{0,3}|[a-z]*)\.sql", fullmatch=True)
 
 
-@settings(shared_bus, max_examples=200)
+@settings(shared_bus, max_examples=100)
 @given(st.lists(words, max_size=5))
 def test_the_command_line_tells_what_is_wrong(migrated_dsn: str, arguments: list[str]) -> None:
     result = CliRunner(env={"COMMANDBUS_DSN": migrated_dsn}).invoke(main, arguments)
@@ -236,7 +241,7 @@ def test_the_command_line_tells_what_is_wrong(migrated_dsn: str, arguments: list
     assert result.exception is None or isinstance(result.exception, SystemExit), (arguments, result.exception)
 
 
-@settings(shared_bus, max_examples=100)
+@settings(shared_bus)
 @given(
     st.dictionaries(st.from_regex(r"(V[0-9]{0,3}_{1,2}[a-z]{0,3}|[a-z]*)\.sql", fullmatch=True), st.binary(max_size=9))
 )

@@ -49,7 +49,9 @@ async def work(hand: Hand) -> None:
                 assert await (await conn.execute(CancelSQL.MISSED, values)).fetchall() == []
 
 
-@pytest.mark.parametrize("analyzed", ["never", "while empty", "after it was filled"])
+@pytest.mark.parametrize(
+    "analyzed", ["never", pytest.param("while empty", marks=pytest.mark.slow), "after it was filled"]
+)
 async def test_no_cancel_walks_through_the_backlog(quiet_dsn: str, analyzed: str) -> None:
     async with watched(quiet_dsn, analyzed=analyzed) as (hand, plans):
         await work(hand)

@@ -24,6 +24,8 @@ from tests.integration.cli_kit import (
 )
 from tests.integration.servers import Server
 
+pytestmark = pytest.mark.usefixtures("measured")
+
 AN_ID = "0190163d-8694-739b-aea5-966c26f8ad91"
 ASKING = [  # that ask the database something and end
     ["status"],

@@ -77,6 +77,7 @@ def alive_workers(dsn: str) -> set[int]:
         return {pid for (pid,) in conn.execute("SELECT pid FROM commandbus.worker WHERE stopped_at IS NULL")}
 
 
+@pytest.mark.usefixtures("measured")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_all_of_them_gracefully(folder: Path, database: str, number: signal.Signals) -> None:
     with worker(folder, database, "--processes", "3", "--domain", "orders", "--poll-interval", "0.2") as running:
@@ -105,6 +106,7 @@ def test_the_log_tells_the_processes_apart(folder: Path, database: str) -> None:
         assert running.end(signal.SIGTERM)[0] == 0
 
 
+@pytest.mark.usefixtures("measured")
 def test_one_that_is_killed_is_started_again(folder: Path, database: str) -> None:
     with worker(folder, database, "--processes", "2") as running:
         first, second = pids(running)

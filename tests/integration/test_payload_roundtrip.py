@@ -12,7 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from commandbus.payload import dump_payload, load_payload, sanitise, sanitise_text
 from tests.json_values import any_texts, anything, objects
 
-shared_database = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
+shared_database = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60
+)
 
 
 @pytest.fixture(scope="module")

@@ -35,18 +35,6 @@ def cb_app():
 
 
 @pytest.fixture
-def measured() -> None:
-    """The processes that this test starts measure their coverage: for code that runs in such alone."""
-
-
-@pytest.fixture(autouse=True)
-def _measures_itself_alone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else they do not: it is a quarter of their time, and the same code runs in this process as well."""
-    if "measured" not in request.fixturenames:
-        monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
-
-
-@pytest.fixture
 def cb_app() -> App:
     return shop.app
 

@@ -99,7 +99,8 @@ class Reader:
         return subprocess.Popen(
             ["sh", "-c", line],
             cwd=self.folder,
-            env={**self._environment, "PYTEST_ADDOPTS": f"--junitxml='{self.results}/{number}.xml'"},
+            env=self._environment
+            | {"PYTEST_ADDOPTS": f"{self._environment['PYTEST_ADDOPTS']} --junitxml='{self.results}/{number}.xml'"},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -7,7 +7,9 @@ from urllib.parse import quote
 
 import psycopg
 import pytest
+from click.testing import CliRunner
 
+from commandbus.cli import main
 from pytest_commandbus.postgres.server import EmbeddedPostgres
 
 from .conftest import Suite
@@ -73,11 +75,15 @@ def test_the_command_line_shows_it_nowhere(form: str, tmp_path: Path) -> None:
     dsn = url if form == "url" else words
     for arguments in (["migrate", "--roles"], ["tsq", "list"]):
         for given in (dsn, f"{dsn} oops='", f"{dsn}?oops=1"):
-            command = [sys.executable, "-m", "commandbus", *arguments, "--dsn", given]
-            result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False, timeout=60)
-            assert result.returncode in {1, 2}
+            result = CliRunner().invoke(main, [*arguments, "--dsn", given])
+            assert result.exit_code in {1, 2}
+            assert isinstance(result.exception, SystemExit), "a traceback would show what it likes"
             for shown in (password, quote(password), "canary"):
-                assert shown not in result.stdout + result.stderr
+                assert shown not in result.output
+    command = [sys.executable, "-m", "commandbus", "tsq", "list", "--dsn", f"{dsn} oops='"]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False, timeout=60)
+    assert process.returncode in {1, 2}
+    assert "canary" not in process.stdout + process.stderr
 
 
 def password_of(server: EmbeddedPostgres) -> str:

@@ -19,8 +19,8 @@ RESERVED = 3
 BUSY = """
     @pytest.mark.parametrize("number", range(2))
     async def test_it(cb_process_batch, number):
-        batch = await cb_process_batch(OrderProcess, count=20{more})
-        assert (await batch.complete()).completed_count == 20
+        batch = await cb_process_batch(OrderProcess, count=4{more})
+        assert (await batch.complete()).completed_count == 4
 """
 
 
