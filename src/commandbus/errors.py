@@ -57,8 +57,11 @@ class BatchNotFoundError(CommandBusError):
     """No batch of this domain, or of any when it is None, has this id."""
 
     def __init__(self, domain: str | None, batch_id: UUID) -> None:
-        where, elsewhere = ("", "database") if domain is None else (f" of domain {domain!r}", "domain or database")
-        super().__init__(f"no batch{where} has the id {batch_id}; it may be of another {elsewhere}, or pruned")
+        if domain is None:
+            message = f"no batch has the id {batch_id}; it may be of another database, or pruned"
+        else:
+            message = f"no batch of domain {domain!r} has the id {batch_id}; it may be of another one, or pruned"
+        super().__init__(message)
         self.domain = domain
         self.batch_id = batch_id
 
