@@ -18,12 +18,13 @@ export PIP_ROOT_USER_ACTION := ignore
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check docs format changelog test demo bench soak long audit lock clean
+.PHONY: help setup check docs screenshots format changelog test demo bench soak long audit lock clean
 
 help:
 	@echo "make setup   build $(VENV) with everything"
 	@echo "make check   lint, format, types, import rules"
 	@echo "make docs    the documentation as a site, in build/docs"
+	@echo "make screenshots   pictures of console and load report in build/screenshots, for make docs; needs chromium"
 	@echo "make test    the fast tests, in parallel, with coverage"
 	@echo "make demo    $(DEMO_PROCESSES) processes under chaos, with a printed and a written report"
 	@echo "make long    the slow tests, and $(LONG_PROCESSES) processes under load; make audit, make format, make changelog, make lock, make clean"
@@ -54,6 +55,10 @@ changelog: $(STAMP)
 docs: $(STAMP)
 	@"$(BIN)/python" -m sphinx -q -W --keep-going -c docs -d build/doctrees -b html . build/docs
 	@echo "documentation: $(abspath build/docs/index.html)"
+
+# Pictures of every page with real data, which `make docs` shows from then on. Needs chromium.
+screenshots: $(STAMP)
+	@"$(BIN)/python" -m tests.e2e.screenshots build/screenshots
 
 format: $(STAMP)
 	"$(BIN)/ruff" check --fix .

@@ -12,6 +12,7 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
 ROOT = Path(__file__).resolve().parent.parent
+PICTURES = ROOT / "build" / "screenshots"
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "docs")]
 
 project = "pytest-commandbus"
@@ -40,6 +41,7 @@ _FOREIGN = re.compile(
     r"""<(?:script|img|iframe|link|source|object)\b[^>]*\b(?:src|href|data)=["']?(?:https?:)?//[^"'> ]*"""
     r"""|url\(\s*["']?(?:https?:)?//[^"') ]*|@import[^;]*//[^;]*"""
 )
+_PICTURE = re.compile(r"^<!-- picture (?P<name>[\w-]+): (?P<what>.+) -->$", re.MULTILINE)
 _FOLDER = re.compile(r"\[(?P<text>[^\]\n]+)\]\((?P<path>[\w./-]+)\)")
 
 
@@ -53,6 +55,21 @@ def link_to_folders(app: Sphinx, page: str, source: list[str]) -> None:
         return f"[{link['text']}]({link['path']}/README.md)" if (folder / "README.md").exists() else link["text"]
 
     source[0] = _FOLDER.sub(replaced, source[0])
+
+
+def show_pictures(app: Sphinx, page: str, source: list[str]) -> None:
+    """Put in the pictures that `make screenshots` has left, in light and dark; without them the text stands alone."""
+
+    def replaced(wanted: re.Match[str]) -> str:
+        shown = ""
+        for shade in ("light", "dark"):
+            picture = PICTURES / f"{wanted['name']}-desktop-{shade}.png"
+            if picture.exists():
+                place = f"/{picture.relative_to(ROOT)}"
+                shown += f"\n```{{image}} {place}\n:alt: {wanted['what']}\n:class: only-{shade}\n```\n"
+        return shown
+
+    source[0] = _PICTURE.sub(replaced, source[0])
 
 
 def add_navigation(app: Sphinx, page: str, source: list[str]) -> None:
@@ -81,6 +98,7 @@ def refuse_foreign_parts(app: Sphinx, error: Exception | None) -> None:
 
 def setup(app: Sphinx) -> None:
     app.connect("source-read", link_to_folders)
+    app.connect("source-read", show_pictures)
     app.connect("source-read", add_navigation)
     app.connect("build-finished", lead_home)
     app.connect("build-finished", refuse_foreign_parts)

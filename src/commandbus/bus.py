@@ -11,15 +11,9 @@ from uuid_utils.compat import uuid7
 from commandbus._core.chunks import CHUNK, store_in_chunks
 from commandbus._core.command_sql import CommandParams
 from commandbus._core.connection import Connection, Pool, one_statement, transaction
-from commandbus._core.cursor import MOST_ITEMS, check_limit, dump_cursor, load_cursor
+from commandbus._core.cursor import MOST_ITEMS, check_limit, dump_cursor, load_command_place, load_cursor
 from commandbus.cancelling import cancel_command_batch, cancel_process_batch
-from commandbus.errors import (
-    BatchNotFoundError,
-    CommandNotFoundError,
-    DuplicateCommandError,
-    InvalidCursorError,
-    InvalidOperationError,
-)
+from commandbus.errors import BatchNotFoundError, CommandNotFoundError, DuplicateCommandError, InvalidOperationError
 from commandbus.headers import Headers, dump_headers
 from commandbus.models import (
     AuditEvent,
@@ -33,10 +27,19 @@ from commandbus.models import (
     Page,
     SendRequest,
 )
-from commandbus.payload import MAX_BYTES, check_count, check_id, check_name, check_text, dump_payload, load_payload
+from commandbus.payload import (
+    MAX_BYTES,
+    check_count,
+    check_id,
+    check_name,
+    check_text,
+    check_time,
+    dump_payload,
+    load_payload,
+)
 from commandbus.process.cancelling import make_request
 from commandbus.process.decide import Manager
-from commandbus.repositories import batches, commands
+from commandbus.repositories import batches, commands, workers
 
 
 class _Chunk(NamedTuple):
@@ -147,10 +150,11 @@ class CommandBus:
             raise CommandNotFoundError(command_id)
         return command
 
-    async def get_batch(self, domain: str, batch_id: UUID, *, conn: Connection | None = None) -> BatchMetadata:
-        """Recount one batch and return it. Raises BatchNotFoundError."""
+    async def get_batch(self, domain: str | None, batch_id: UUID, *, conn: Connection | None = None) -> BatchMetadata:
+        """Recount one batch and return it; with None its domain may be any. Raises BatchNotFoundError."""
+        named = None if domain is None else check_name(domain)
         async with transaction(self._pool, conn) as own:
-            batch = await batches.get(own, check_name(domain), check_id(batch_id, "batch_id"))
+            batch = await batches.get(own, named, check_id(batch_id, "batch_id"))
         if batch is None:
             raise BatchNotFoundError(domain, batch_id)
         return batch
@@ -214,10 +218,10 @@ class CommandBus:
             "domain": None if domain is None else check_name(domain, "domain"),
             "command_type": None if command_type is None else check_name(command_type, "command type"),
             "status": None if status is None else str(CommandStatus(status)),
-            "created_after": _aware(created_after, "created_after"),
-            "created_before": _aware(created_before, "created_before"),
+            "created_after": None if created_after is None else check_time(created_after, "created_after"),
+            "created_before": None if created_before is None else check_time(created_before, "created_before"),
             "limit": check_limit(limit),
-            **_command_place(cursor, status),
+            **load_command_place(cursor, status),
         }
         async with one_statement(self._pool, conn) as own:
             found, (created_at, command_id, seq) = await commands.find(own, query)
@@ -299,9 +303,19 @@ class CommandBus:
     ) -> dict[UUID, list[AuditEvent]]:
         """Return the audit trails of at most 1,000 commands, as get_audit_trail gives each; none for an unknown id."""
         if len(command_ids) > MOST_ITEMS:
-            raise ValueError(f"at most {MOST_ITEMS:,} audit trails at once, not {len(command_ids):,}")
+            raise ValueError(f"at most {MOST_ITEMS:,} audit trails at once, not {len(command_ids):,}: ask in portions")
         async with one_statement(self._pool, conn) as own:
             return await commands.audit_trails(own, [check_id(command_id) for command_id in command_ids])
+
+    async def is_handled(self, domain: str, command_type: str, *, conn: Connection | None = None) -> bool:
+        """Whether some live worker handles this command type."""
+        async with one_statement(self._pool, conn) as own:
+            return await workers.handles(own, check_name(domain), check_name(command_type, "command type"))
+
+    async def now(self, *, conn: Connection | None = None) -> datetime:
+        """Return the bus's clock, by which commands are stamped, due and leased: never this machine's."""
+        async with one_statement(self._pool, conn) as own:
+            return await commands.now(own)
 
     def _payload(self, request: SendRequest) -> str:
         """Check a request; returns its data as JSON text."""
@@ -381,20 +395,3 @@ def _request(domain: str, command: BatchCommand) -> SendRequest:
         command.reply_to,
         command.max_attempts,
     )
-
-
-def _command_place(cursor: str | None, status: CommandStatus | None) -> dict[str, Any]:
-    """What query_commands begins after: a time and an id, or a place in the queue."""
-    try:
-        created_at, command_id = load_cursor(cursor, (datetime, UUID)) or (None, None)
-    except InvalidCursorError:
-        if status != CommandStatus.IN_PROGRESS:
-            raise
-        return {"created_at": None, "command_id": None, "seq": (load_cursor(cursor, (int,)) or (None,))[0]}
-    return {"created_at": created_at, "command_id": command_id, "seq": None}
-
-
-def _aware(time: datetime | None, name: str) -> datetime | None:
-    if time is not None and time.utcoffset() is None:
-        raise ValueError(f"{name} needs a time zone, as in datetime.now(UTC); {time.isoformat()} has none")
-    return time

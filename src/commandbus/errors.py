@@ -39,7 +39,8 @@ class DuplicateCommandError(CommandBusError):
 
     def __init__(self, command_id: UUID, same_payload: bool | None = None) -> None:
         how = {True: " with the same data", False: " with other data", None: ""}[same_payload]
-        super().__init__(f"command {command_id} is already stored{how}; nothing was changed")
+        mend = "; a repeated send may take this as done" if same_payload else "; give each command an id of its own"
+        super().__init__(f"command {command_id} is already stored{how}; nothing was changed{mend}")
         self.command_id = command_id
         self.same_payload = same_payload
 
@@ -48,15 +49,19 @@ class CommandNotFoundError(CommandBusError):
     """No command has this id."""
 
     def __init__(self, command_id: UUID) -> None:
-        super().__init__(f"no command has the id {command_id}")
+        super().__init__(f"no command has the id {command_id}; it may be of another database, or pruned")
         self.command_id = command_id
 
 
 class BatchNotFoundError(CommandBusError):
-    """No batch of this domain has this id."""
+    """No batch of this domain, or of any when it is None, has this id."""
 
-    def __init__(self, domain: str, batch_id: UUID) -> None:
-        super().__init__(f"no batch of domain {domain!r} has the id {batch_id}")
+    def __init__(self, domain: str | None, batch_id: UUID) -> None:
+        if domain is None:
+            message = f"no batch has the id {batch_id}; it may be of another database, or pruned"
+        else:
+            message = f"no batch of domain {domain!r} has the id {batch_id}; it may be of another one, or pruned"
+        super().__init__(message)
         self.domain = domain
         self.batch_id = batch_id
 
@@ -65,7 +70,7 @@ class ProcessNotFoundError(CommandBusError):
     """No process has this id."""
 
     def __init__(self, process_id: UUID) -> None:
-        super().__init__(f"no process has the id {process_id}")
+        super().__init__(f"no process has the id {process_id}; it may be of another database, or pruned")
         self.process_id = process_id
 
 
@@ -73,7 +78,10 @@ class HandlerNotFoundError(CommandBusError):
     """No handler is registered for this domain and command type."""
 
     def __init__(self, domain: str, command_type: str) -> None:
-        super().__init__(f"no handler is registered for {command_type!r} in domain {domain!r}")
+        super().__init__(
+            f"no handler is registered for {command_type!r} in domain {domain!r}: "
+            "declare one with @app.handler(domain, command_type), or correct the names"
+        )
         self.domain = domain
         self.command_type = command_type
 

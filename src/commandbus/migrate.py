@@ -200,7 +200,8 @@ def _apply(conn: psycopg.Connection[Any], scope: str, migration: Migration) -> N
     except psycopg.Error as error:
         place = _line(migration.text, error.diag.statement_position)
         raise MigrationError(
-            f"{migration.name}{place} failed and left nothing behind: {error.diag.message_primary or error}"
+            f"{migration.name}{place} failed and left nothing behind: {error.diag.message_primary or error}; "
+            "mend the cause, and migrate again"
         ) from error
 
 

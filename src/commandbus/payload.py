@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterable
-from datetime import date, time
+from datetime import date, datetime, time
 from decimal import Decimal
 from enum import Enum
 from functools import lru_cache
@@ -92,6 +92,13 @@ def check_count(value: object, what: str, least: int = 1) -> int:
     if not least <= value <= _MAX_INTEGER:
         bound = f"at least {least}" if value < least else f"at most {_MAX_INTEGER:,}"
         raise ValueError(f"{what} must be {bound}, not {_short(value)}")
+    return value
+
+
+def check_time(value: datetime, what: str) -> datetime:
+    """Return `value` if it is a time with its time zone, else raise ValueError."""
+    if value.utcoffset() is None:
+        raise ValueError(f"{what} needs a time zone, as in datetime.now(UTC); {value.isoformat()} has none")
     return value
 
 

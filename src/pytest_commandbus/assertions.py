@@ -16,7 +16,9 @@ from commandbus.process import ProcessAuditEntry, ProcessMetadata, ProcessReposi
 from . import assertions_sql, statements
 from .chaos import ChaosUsageError
 from .chaos_rules import StepNames
+from .counts import settled_count
 from .failure_report import describe_stuck, render_event, render_timeline
+from .timeline import read_timeline
 
 if TYPE_CHECKING:
     from .batch_handle import BatchHandle
@@ -78,8 +80,6 @@ async def _show_some(runtime: "Runtime", batch: "BatchHandle", members: Members,
 
 
 async def _hints(batch: "BatchHandle", members: Members, expected: int, actual: int) -> list[str]:
-    from .batch_handle import settled_count
-
     hints = []
     if expected != actual:
         hints.append(f"the expected counts add up to {expected}, the batch has {actual} {members.noun}")
@@ -104,8 +104,6 @@ def _read_outcomes(wanted: Mapping[str, object], statuses: type[StrEnum], who: s
 
 async def _show_process(runtime: "Runtime", process_id: UUID) -> list[str]:
     """Return a process: its error, its path, and the event that tells of the error."""
-    from .process_batch import read_timeline
-
     process = await ProcessRepository(runtime.pool).get(process_id)
     events = await read_timeline(runtime.pool, process_id)
     lines = [f"    {_head(process)}"] if process is not None else []

@@ -13,6 +13,7 @@ from commandbus import BatchMetadata, CommandBus
 
 from . import assertions, statements
 from .audit import remember_end
+from .counts import describe, settled_count
 from .failure_report import describe_stuck
 from .sent import AssertsSent, Sendings
 
@@ -198,17 +199,3 @@ class BatchHandle(AssertsSent):
     async def _rows(self, statement: str, parameters: dict[str, Any]) -> Sequence[tuple[Any, ...]]:
         async with self._runtime.pool.connection() as connection:
             return await (await connection.execute(statement, parameters)).fetchall()
-
-
-def settled_count(stats: BatchMetadata) -> int:
-    """Return how many members are terminal or parked."""
-    return stats.completed_count + stats.failed_count + stats.canceled_count + stats.in_troubleshooting_count
-
-
-def describe(stats: BatchMetadata) -> str:
-    """Return the counts in one line."""
-    open_count = max(stats.total_count - settled_count(stats), 0)
-    return (
-        f"{stats.status}: {stats.total_count} in all, {stats.completed_count} completed, {stats.failed_count} failed, "
-        f"{stats.canceled_count} canceled, {stats.in_troubleshooting_count} in troubleshooting, {open_count} open"
-    )

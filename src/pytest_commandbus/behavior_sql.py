@@ -10,7 +10,6 @@ IS_INSTALLED: LiteralString = "SELECT pg_catalog.to_regclass('e2e.clock') IS NOT
 # Seconds skipped, 0 for none; in a transaction of its own.
 SKIP_CLOCK: LiteralString = "SELECT e2e.skip_clock()"
 ADVANCE_CLOCK: LiteralString = "SELECT e2e.advance_clock(%(seconds)s)"
-SECONDS_SKIPPED: LiteralString = "SELECT extract(epoch FROM skipped)::float8 AS seconds FROM e2e.clock"
 
 STORE_RUN: LiteralString = """
 INSERT INTO e2e.chaos_run (seed, skips_time) VALUES (%(seed)s, %(skips_time)s)

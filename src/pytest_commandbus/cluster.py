@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import sys
 import sysconfig
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,12 +25,15 @@ if TYPE_CHECKING:
     from .runtime import Runtime
 
 CONNECT_SECONDS = 10.0
+ALONE_SECONDS = 30.0  # without any Dask worker, then the run is given up: one that a nanny restarts is back sooner
+_LOOK_SECONDS = 1.0
 
 
 class ClusterPool(WorkerPool):
     """`workers` processes on the hosts of a Dask cluster, each the task of a Dask worker that runs `commandbus worker`.
 
     A task whose Dask worker dies begins anew on another; its process gives back what it has claimed, or its leases end.
+    When there has been no other for ALONE_SECONDS, the workers count as dead.
     """
 
     _are_processes = True
@@ -42,6 +46,8 @@ class ClusterPool(WorkerPool):
         self._ending: Any = None
         self._tasks: list[concurrent.futures.Future[Ended]] = []
         self._logs: list[tuple[str, str]] = []
+        self._watching: asyncio.Task[None] | None = None
+        self._is_deserted = False
 
     @property
     def running(self) -> bool:
@@ -62,24 +68,42 @@ class ClusterPool(WorkerPool):
             "PGAPPNAME": self._runtime.workers_name,
             "PYTHONUNBUFFERED": "1",
         }
-        await asyncio.to_thread(self._submit, arguments, environment)
+        client = await asyncio.to_thread(self._submit, arguments, environment)
+        self._watching = asyncio.create_task(self._watch(client))
 
-    def _submit(self, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+    async def _watch(self, client: "Client") -> None:
+        """Notice when no Dask worker is left: their tasks would wait for one for ever."""
+        seen = time.monotonic()
+        while not self._is_deserted:
+            await asyncio.sleep(_LOOK_SECONDS)
+            try:
+                is_alone = not await asyncio.to_thread(client.nthreads)
+            except OSError:  # the scheduler has gone, which the tasks tell
+                is_alone = False
+            if not is_alone:
+                seen = time.monotonic()
+            self._is_deserted = time.monotonic() - seen > ALONE_SECONDS
+
+    def _submit(self, arguments: Sequence[str], environment: Mapping[str, str]) -> "Client":
         from distributed import Event
 
-        self._client = _connect(self._address)
+        self._client = client = _connect(self._address)
         name = f"commandbus {uuid.uuid4()}"
-        self._ending = Event(name, client=self._client)
-        executor = self._client.get_executor(pure=False)
+        self._ending = Event(name, client=client)
+        executor = client.get_executor(pure=False)
         self._tasks = [
             executor.submit(cluster_task.work, arguments, environment, _own_folders(), name)
             for _ in range(self._workers)
         ]
+        return client
 
     async def stop(self) -> None:
         """Stop the workers gracefully. Errors: WorkerDiedError."""
+        died = self._died()
         tasks, self._tasks = self._tasks, []
-        died = _told_of(tasks)
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
         late = await asyncio.to_thread(self._end, tasks)
         self._logs = [(_name(ended), ended.output) for ended in _results(tasks)]
         self._tell(died or _told_of([task for task in tasks if task not in late], expected=STOPPED))
@@ -93,6 +117,8 @@ class ClusterPool(WorkerPool):
         if self._client is None:
             return set()
         try:
+            if self._is_deserted:
+                return set()
             if not all(task.done() for task in tasks):
                 self._ending.set()
             return set(concurrent.futures.wait(tasks, STOP_SECONDS).not_done)
@@ -100,6 +126,12 @@ class ClusterPool(WorkerPool):
             self._client.close()  # what still runs is canceled with it
 
     def _died(self) -> str:
+        if self._is_deserted:
+            return (
+                f"--cb-cluster={self._address}: no Dask worker has been left for {ALONE_SECONDS:g} s, so nothing runs "
+                f"the workers of this test. Start some on each host with `dask worker {self._address}`, and run it "
+                "again; the logs of those that ended say why"
+            )
         return _told_of(self._tasks)
 
     def logs(self) -> Sequence[tuple[str, str]]:

@@ -54,7 +54,7 @@ class ProcessBatchFactory:
         cb_worker_pool, workers=0 starts none.
         """
         if count < 0:
-            raise pytest.UsageError(f"cb_process_batch: count={count} must not be negative")
+            raise pytest.UsageError(f"cb_process_batch: count={count} must be 0 or more")
         return await start_process_batch(
             self._runtime,
             manager,
@@ -104,7 +104,7 @@ class CommandBatchFactory:
         from commandbus import BatchCommand
 
         if count < 0:
-            raise pytest.UsageError(f"cb_command_batch: count={count} must not be negative")
+            raise pytest.UsageError(f"cb_command_batch: count={count} must be 0 or more")
         commands = [BatchCommand(command_type, uuid4(), each) for each in expand_data(data, range(count))]
         return await start_command_batch(
             self._runtime, domain, commands, name=name, workers=workers, concurrency=concurrency, processes=processes

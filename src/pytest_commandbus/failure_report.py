@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, LiteralString
 
 if TYPE_CHECKING:
     from .pools import LazyPool
-    from .process_batch import TimelineEntry
     from .runtime import Runtime
+    from .timeline import TimelineEntry
 
 TIMELINES = 3
 _SHOWN_EVENTS = 40
@@ -61,7 +61,7 @@ def logs(runtime: "Runtime") -> list[Section]:
 async def _batches(runtime: "Runtime", pool: "LazyPool") -> str:
     from commandbus import CommandBus
 
-    from .batch_handle import describe
+    from .counts import describe
 
     bus = CommandBus(pool)
     lines = [
@@ -74,16 +74,19 @@ async def _batches(runtime: "Runtime", pool: "LazyPool") -> str:
 
 
 async def _timelines(runtime: "Runtime", pool: "LazyPool") -> list[Section]:
-    from . import statements
-    from .process_batch import ProcessBatch, read_timeline
+    from commandbus import BatchType
 
-    asked: list[tuple[LiteralString, str, list[Any]]] = [
-        (statements.TROUBLED_PROCESSES, "process", [b for b in runtime.batches if isinstance(b, ProcessBatch)]),
-        (statements.TROUBLED_COMMANDS, "command", [b for b in runtime.batches if not isinstance(b, ProcessBatch)]),
+    from . import statements
+    from .timeline import read_timeline
+
+    asked: list[tuple[LiteralString, str, BatchType]] = [
+        (statements.TROUBLED_PROCESSES, "process", BatchType.PROCESS),
+        (statements.TROUBLED_COMMANDS, "command", BatchType.COMMAND),
     ]
     sections: list[Section] = []
-    for statement, noun, batches in asked:
-        parameters = {"batch_ids": [batch.batch_id for batch in batches], "limit": TIMELINES - len(sections)}
+    for statement, noun, batch_type in asked:
+        batches = [batch.batch_id for batch in runtime.batches if batch.stats.batch_type is batch_type]
+        parameters = {"batch_ids": batches, "limit": TIMELINES - len(sections)}
         async with pool.connection() as connection:
             troubled = await (await connection.execute(statement, parameters)).fetchall() if batches else []
         for member_id, kind, ordinal, status, step, code, message, why in troubled:

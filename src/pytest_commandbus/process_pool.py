@@ -162,7 +162,10 @@ class ProcessPool(WorkerPool):
             shutil.rmtree(self._folder, ignore_errors=True)
         self._tell(died)
         if late:
-            raise WorkerDiedError(f"{len(late)} worker processes did not stop within {STOP_SECONDS:g} s of SIGTERM")
+            raise WorkerDiedError(
+                f"{len(late)} worker processes did not stop within {STOP_SECONDS:g} s of SIGTERM, "
+                "and were killed: a handler of theirs does not end, see their output in the report"
+            )
 
     def _died(self) -> str:
         return self._dead(self._processes)
@@ -282,7 +285,7 @@ def _command_line(options: dict[str, Any]) -> list[str]:
     if unknown:
         raise pytest.UsageError(
             f"cb_worker_pool: {', '.join(unknown)} cannot be handed to worker processes, only "
-            f"{', '.join(sorted(_PASSED_ON))}: leave it out, or processes=True"
+            f"{', '.join(sorted(_PASSED_ON))}: leave it out, or leave processes=True out"
         )
     words = [["--" + name.replace("_", "-"), str(value)] for name, value in options.items()]
     return [word for pair in words for word in pair]

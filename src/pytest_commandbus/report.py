@@ -292,4 +292,6 @@ def write_report(path: Path, results: Sequence[Result], earlier: Earlier | None 
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise ReportError(f"--cb-report={path}: cannot be written: {error.strerror}") from error
+        raise ReportError(
+            f"--cb-report={path}: cannot be written: {error.strerror}; name a file that you may write"
+        ) from error

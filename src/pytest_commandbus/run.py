@@ -68,11 +68,6 @@ class Run:
         self.kept: list[str] = []
 
     @property
-    def is_xdist_worker(self) -> bool:
-        """Tell whether a controller started this process."""
-        return self._desk_address is not None
-
-    @property
     def dsn_if_known(self) -> str | None:
         """The server's DSN once a test has needed it, else None."""
         return self._dsn or None
@@ -101,6 +96,7 @@ class Run:
         from .postgres.resolve import resolve_server
 
         self._server = resolve_server(self.options.postgres, self.options.durable, self.options.container_image)
+        self._server.check()
         return self._server.dsn
 
     def databases(self) -> "Databases":

@@ -94,7 +94,10 @@ def expand_data(given_data: InitialData, ordinals: range) -> Iterator[dict[str, 
     Errors: pytest.UsageError for a list of another length.
     """
     if isinstance(given_data, Sequence) and len(given_data) != len(ordinals):
-        raise pytest.UsageError(f"a list of data has one for each: {len(given_data)} for {len(ordinals)}")
+        raise pytest.UsageError(
+            f"a list of data has one for each member, and {len(given_data)} were given for {len(ordinals)}: "
+            "let count= be its length"
+        )
     for ordinal in ordinals:
         if isinstance(given_data, Sequence):
             given: Mapping[str, Any] | None = given_data[ordinal - ordinals.start]

@@ -80,7 +80,8 @@ def chaos_rules(
     most = len(names) if max_rules is None else max_rules
     if not 0 <= min_rules <= most <= len(names):
         raise InvalidArgument(
-            f"chaos_rules(min_rules={min_rules}, max_rules={max_rules}): there are {len(names)} steps to have one"
+            f"chaos_rules(min_rules={min_rules}, max_rules={max_rules}): there are {len(names)} steps to have one: "
+            "let 0 <= min_rules <= max_rules <= that"
         )
     each = behaviors() if behavior is None else behavior
     return _some(dict.fromkeys(names, each), min_rules, most)

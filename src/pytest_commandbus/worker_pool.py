@@ -104,7 +104,10 @@ class WorkerPool(ABC):
                 return
             self._tell(died)
             if time.monotonic() > deadline:
-                raise TimeoutError(f"the workers did not claim {count} commands within {timeout:g} s")
+                raise TimeoutError(
+                    f"the workers did not claim {count} commands within {timeout:g} s: send that many first, or give a "
+                    "longer timeout="
+                )
             await asyncio.sleep(_CLAIM_POLL)
 
     async def _claims(self) -> int:

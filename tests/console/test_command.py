@@ -102,4 +102,4 @@ assert not loaded, loaded
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("2 Error: commandbus.web needs fastapi, python_multipart, uvicorn")
-    assert "pip install pytest-commandbus[web]" in result.stdout
+    assert "pip install 'pytest-commandbus[web]'" in result.stdout

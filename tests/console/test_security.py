@@ -6,11 +6,13 @@ from typing import Annotated, Any
 import httpx
 import pytest
 from fastapi import FastAPI, Form
+from psycopg.conninfo import make_conninfo
 from psycopg_pool import AsyncConnectionPool
 
 from commandbus import App
 from commandbus.web import ConsoleSettings, NotAuthenticatedError, Users, create_console, hash_password, serve
 from commandbus.web.dashboard import shown_database
+from pytest_commandbus.database import Database
 from tests.console.conftest import client_of
 
 FORM = {"content-type": "application/x-www-form-urlencoded"}
@@ -207,6 +209,39 @@ async def test_it_neither_listens_nor_answers_on_another_address_without_authent
         answer = await client.get("/")
     assert answer.status_code == 403
     assert "loopback" in answer.text
+
+
+@pytest.mark.asyncio
+async def test_what_the_database_refuses_is_told_to_people_and_to_programs(
+    console_app: App, cb_database: Database, cb_postgres: str
+) -> None:
+    refusing = [  # where, status, what is wrong, how to mend it
+        (make_conninfo(cb_database.dsn, options="-c role=pg_monitor"), 403, "permission denied", "commandbus_operator"),
+        (cb_postgres, 503, "does not exist", "commandbus migrate"),
+    ]
+    for conninfo, status, *parts in refusing:
+        async with AsyncConnectionPool(conninfo, min_size=0, max_size=1, open=False) as pool:
+            async with client_of(create_console(console_app, pool)) as client:
+                page = await client.get("/troubleshooting")
+                told = await client.get("/troubleshooting", headers={"accept": "application/json"})
+        assert page.status_code == told.status_code == status, page.text
+        for part in parts:
+            assert part in page.text
+            assert part in told.json()["detail"]
+
+
+@pytest.mark.asyncio
+async def test_a_wrong_address_method_or_form_is_told_in_our_words(console_app: App, cb_pool: Any) -> None:
+    async with client_of(with_routes(console_app, cb_pool)) as client:
+        token = token_of(await client.get("/"))
+        nowhere, wrong_way = (
+            await client.get("/nowhere"),
+            await client.request("PUT", "/", headers={"x-csrf-token": token}),
+        )
+        incomplete = await client.post("/order", headers=FORM, content=f"csrf_token={token}")
+    assert (nowhere.status_code, "There is no page at this address" in nowhere.text) == (404, True)
+    assert (wrong_way.status_code, "does not take this method" in wrong_way.text) == (405, True)
+    assert (incomplete.status_code, "not understood: what. Go back" in incomplete.text) == (422, True), incomplete.text
 
 
 @pytest.mark.asyncio

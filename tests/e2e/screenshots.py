@@ -1,11 +1,15 @@
-"""Pictures of every page with real data, in four looks: `python -m tests.e2e.screenshots FOLDER`.
+"""Pictures of all pages and of a load report, with real data, in four looks: `python -m tests.e2e.screenshots FOLDER`.
 
-Workers run batches with behavior and a load test; then a browser follows the links from the dashboard.
+Workers run batches with behavior and a load test; then a browser follows the links from the dashboard. `make docs`
+shows some of those that `make screenshots` has left.
 """
 
 import asyncio
 import os
+import subprocess
+import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,7 @@ from tests.e2e.app.models import ProcessStepBehavior
 from tests.e2e.app.profiles import ChaosProfiles
 from tests.e2e.app.workers import worker_processes
 
+ROOT = Path(__file__).parents[2]
 TIME_ZONE = "Europe/Vienna"  # so that a local time stands beside each
 BEHAVIOR = {"query": {"fail_transient_times": 1, "max_duration_ms": 40}, "render": {"fail_permanent_pct": 20}}
 MAY = {"from_date": "2026-05-01", "to_date": "2026-05-31", "account_list": ["ACC-0001", "ACC-0002"]}
@@ -80,10 +85,29 @@ def take(browser: Browser, served: Served, look: str, folder: Path) -> int:
     return pages
 
 
+def report_load(path: Path) -> None:
+    """Leave the HTML report of a load test with chaos."""
+    options = ["-q", "--cb-load=1000", "--cb-seed=7", f"--cb-report={path}"]
+    command = [sys.executable, "-m", "pytest", "tests/e2e/test_load.py", *options]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if run.returncode:
+        raise click.ClickException(f"the load test failed:\n{run.stdout}{run.stderr}")
+
+
+def take_report(browser: Browser, report: Path, look: str, folder: Path) -> None:
+    """Take a picture of a load report."""
+    context = browser.new_context(reduced_motion="reduce", locale="en-US", **LOOKS[look])
+    page = context.new_page()
+    page.goto(report.as_uri())
+    page.screenshot(path=folder / f"load_report-{look}.png", full_page=True)
+    context.close()
+
+
 @click.command()
+@click.option("--look", "looks", multiple=True, type=click.Choice([*LOOKS]), help="Repeatable.  [default: all]")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-def main(folder: Path) -> None:
-    """Fill an embedded PostgreSQL by real work, and take pictures of every page."""
+def main(folder: Path, looks: Sequence[str]) -> None:
+    """Fill an embedded PostgreSQL by real work, and take pictures of every page and of a load report."""
     executable = find_chromium()
     if executable is None:
         raise click.ClickException("no chromium on this machine: install it, or name it by CHROMIUM")
@@ -91,11 +115,13 @@ def main(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as files, open_database(is_kept=False) as dsn:
         os.environ[VARIABLE] = files
         asyncio.run(play(dsn))
+        report_load(report := Path(files) / "load.html")
         with Served(dsn, create_asgi) as served, sync_playwright() as playwright:
             options = ["--no-sandbox"] if os.geteuid() == 0 else []
             with playwright.chromium.launch(executable_path=executable, args=options) as browser:
-                for look in LOOKS:
-                    click.echo(f"{look}: {take(browser, served, look, folder)} pictures in {folder}")
+                for look in looks or LOOKS:
+                    take_report(browser, report, look, folder)
+                    click.echo(f"{look}: {take(browser, served, look, folder) + 1} pictures in {folder}")
 
 
 if __name__ == "__main__":

@@ -146,6 +146,9 @@ async def test_a_batch_of_another_domain_or_of_none_is_not_found(bench: Bench) -
     for domain, sought in (("elsewhere", batch_id), (bench.domain, uuid4())):
         with pytest.raises(BatchNotFoundError, match=f"domain '{domain}' has the id {sought}"):
             await bench.bus.get_batch(domain, sought)
+    assert (await bench.bus.get_batch(None, batch_id)).domain == bench.domain
+    with pytest.raises(BatchNotFoundError, match=r"^no batch has the id"):
+        await bench.bus.get_batch(None, uuid4())
     with pytest.raises(ValueError, match="at least 0"):
         await bench.bus.create_process_batch(bench.domain, -1)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from click.testing import CliRunner
+from psycopg.conninfo import make_conninfo
 
 from commandbus import migrate
 from commandbus.cli import main
@@ -196,6 +197,19 @@ def test_a_newer_database_is_told(folder: Path, database: str) -> None:
         )
     for command in (["worker", "shop:app"], ["migrate"]):
         refused(run(folder, *command, "--dsn", database), 1, "V999__later.sql", "newer than this program", "upgrade")
+
+
+@pytest.mark.parametrize(
+    ("command", "mend"),
+    [(["status"], "commandbus migrate --roles"), (["migrate"], "as the owner of the schema")],
+    ids=["status", "migrate"],
+)
+def test_a_user_without_rights_is_told_how_to_get_them(database: str, command: list[str], mend: str) -> None:
+    dsn = make_conninfo(database, options="-c role=pg_monitor")  # a role that may do nothing here
+    result = CliRunner().invoke(main, [*command, "--dsn", dsn])
+    assert (result.exit_code, result.output.count("\n")) == (1, 1), result.output
+    assert "permission denied" in result.output
+    assert mend in result.output
 
 
 @pytest.mark.parametrize("command", [["worker", "shop:app"], ["migrate"], ["status"]], ids=" ".join)

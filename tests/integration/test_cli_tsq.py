@@ -170,7 +170,7 @@ async def test_ids_that_are_not_parked_are_told_and_the_others_are_done(bench: B
     result = run(folder, "tsq", "complete", *ids)
     assert (result.returncode, result.stdout) == (1, "completed 1 parked command\n")
     assert result.stderr.splitlines() == [
-        f"no command has the id {unknown}",
+        f"no command has the id {unknown}; it may be of another database (--dsn), or pruned",
         f"command {waiting} is PENDING, not in the troubleshooting queue",
     ]
     result = run(folder, "tsq", "retry", *ids, "--json")

@@ -114,7 +114,9 @@ async def test_a_retry_that_is_due_is_backlog_and_its_age_goes_by_the_bus_clock(
     async with bench.worker(retry_policy=RetryPolicy(max_attempts=3, backoff_schedule=[100])):
         await bench.until_event(await bench.send("Again"), "RETRY_SCHEDULED")
     assert ((await of(bench)).scheduled, (await of(bench)).backlog) == (1, 0)
+    before = await bench.bus.now()
     await bench.skip(150)
+    assert (await bench.bus.now() - before).total_seconds() >= 150
     found = await of(bench)
     assert (found.scheduled, found.backlog) == (0, 1)
     assert found.oldest_due == pytest.approx(50, abs=15)
@@ -124,6 +126,8 @@ async def test_a_lease_that_ran_out_and_a_worker_that_died_are_told(
     bench: Bench, conn: psycopg.AsyncConnection[Any]
 ) -> None:
     worker_id = await registered(bench, conn)
+    assert await bench.bus.is_handled(bench.domain, "A")
+    assert not await bench.bus.is_handled(bench.domain, "B")
     command_id = await bench.send("A")
     await conn.execute(
         "SELECT commandbus.claim(%s, %s, 10, interval '30 s', 3, 0)",
@@ -143,6 +147,7 @@ async def test_a_lease_that_ran_out_and_a_worker_that_died_are_told(
         (worker_id,),
     )
     assert (await of(bench)).workers == ()
+    assert not await bench.bus.is_handled(bench.domain, "A")
     async with bench.worker(visibility_timeout=5):
         bench.handler("A")(lambda command, context: None)
         await bench.until(command_id)

@@ -5,15 +5,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Tracer
 
-from commandbus import Command, CommandBus, HandlerContext, ReplyQueue, TransientCommandError
+from commandbus import Command, CommandBus, HandlerContext, ReceivedReply, ReplyQueue, TransientCommandError
 from commandbus.tracing import Tracing
 from tests.integration.process_kit import make_manager
 from tests.integration.worker_kit import Bench, eventually
@@ -47,38 +48,44 @@ def collector() -> Iterator[tuple[str, list[Any]]]:
             thread.join()
 
 
+async def an_order_and_a_question(bench: Bench, tracing: Tracing, tracer: Tracer) -> tuple[UUID, ReceivedReply]:
+    """Run a process of three steps, of which one is tried twice, and a command that is asked for; returns its reply."""
+    bus, manager = CommandBus(bench.pool, headers=tracing.headers), make_manager(bench)
+    manager.headers = tracing.headers
+
+    def does(step: str) -> None:
+        @bench.handler(step)
+        def handle(command: Command, context: HandlerContext) -> None:  # in a thread, which has the span too
+            with tracer.start_as_current_span(f"work {step}"):
+                if step == "Pay" and context.attempt == 1:
+                    raise TransientCommandError("BUSY", "once more")
+
+    for step in ("Reserve", "Pay", "Ship"):
+        does(step)
+    queue = ReplyQueue(bench.pool, f"shop-{bench.domain}")
+    with tracer.start_as_current_span("order"):
+        process_id = await manager.start({})
+    with tracer.start_as_current_span("ask"):
+        asked = uuid4()
+        await bus.send(domain=bench.domain, command_type="Ship", command_id=asked, data={}, reply_to=queue.reply_to)
+    async with bench.worker(middleware=[tracing], processes=[manager]):
+        await bench.until(asked)
+        (reply,) = await queue.receive()
+
+        async def look() -> bool | None:
+            statement = "SELECT completed_at FROM commandbus.process WHERE process_id = %s"
+            return True if (await bench.execute(statement, process_id))[0][0] is not None else None
+
+        await eventually(look, "the process to end", patience=60)
+    return process_id, reply
+
+
 async def test_a_collector_sees_one_tree_from_the_sender_to_the_last_step_and_the_reply(bench: Bench) -> None:
     with collector() as (address, spans):
         provider = TracerProvider()
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(address)))
         tracing, tracer = Tracing(tracer_provider=provider), provider.get_tracer("shop")
-        bus, manager = CommandBus(bench.pool, headers=tracing.headers), make_manager(bench)
-        manager.headers = tracing.headers
-
-        def does(step: str) -> None:
-            @bench.handler(step)
-            def handle(command: Command, context: HandlerContext) -> None:  # in a thread, which has the span too
-                with tracer.start_as_current_span(f"work {step}"):
-                    if step == "Pay" and context.attempt == 1:
-                        raise TransientCommandError("BUSY", "once more")
-
-        for step in ("Reserve", "Pay", "Ship"):
-            does(step)
-        queue = ReplyQueue(bench.pool, f"shop-{bench.domain}")
-        with tracer.start_as_current_span("order"):
-            process_id = await manager.start({})
-        with tracer.start_as_current_span("ask"):
-            asked = uuid4()
-            await bus.send(domain=bench.domain, command_type="Ship", command_id=asked, data={}, reply_to=queue.reply_to)
-        async with bench.worker(middleware=[tracing], processes=[manager]):
-            await bench.until(asked)
-            (reply,) = await queue.receive()
-
-            async def look() -> bool | None:
-                statement = "SELECT completed_at FROM commandbus.process WHERE process_id = %s"
-                return True if (await bench.execute(statement, process_id))[0][0] is not None else None
-
-            await eventually(look, "the process to end", patience=60)
+        process_id, reply = await an_order_and_a_question(bench, tracing, tracer)
         with tracing.reply(reply), tracer.start_as_current_span("answered"):
             pass
         provider.shutdown()  # waits for what is not exported yet

@@ -8,7 +8,16 @@ from time import monotonic
 import pytest
 from psycopg_pool import AsyncConnectionPool
 
-from commandbus import Command, CommandStatus, HandlerContext, PoolTooSmallError, RetryPolicy, SchemaError, Worker
+from commandbus import (
+    Command,
+    CommandStatus,
+    HandlerContext,
+    InvalidOperationError,
+    PoolTooSmallError,
+    RetryPolicy,
+    SchemaError,
+    Worker,
+)
 from commandbus.repositories import workers
 from tests.integration.worker_kit import NEVER, PATIENCE, Bench, eventually
 
@@ -206,7 +215,7 @@ async def test_a_worker_stopped_before_it_ran_ends_at_once(bench: Bench) -> None
 
 async def test_a_running_worker_is_not_run_twice(bench: Bench) -> None:
     async with bench.worker() as worker:
-        with pytest.raises(RuntimeError, match="running already"):
+        with pytest.raises(InvalidOperationError, match="running already"):
             await worker.run()
 
 

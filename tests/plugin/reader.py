@@ -115,7 +115,8 @@ def plain_environment() -> dict[str, str]:
         **{name: value for name, value in os.environ.items() if not name.startswith(ours)},
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         "COLUMNS": "80",
-        "PYTEST_ADDOPTS": "-p no:schemathesis",  # nobody's but ours, and half a second of each run
+        # nobody's plugins but ours: they cost half a second of each run
+        "PYTEST_ADDOPTS": "-p no:schemathesis -p no:anyio -p no:platformdirs",
     }
 
 

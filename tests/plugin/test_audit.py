@@ -64,12 +64,6 @@ def test_the_fixture_tells_what_is_wrong_at_any_moment(suite: Suite):
 def test_liveness_is_audited_only_after_a_wait(suite: Suite):
     suite.write(
         """
-        async def start(cb_process_batch, cb_worker_pool, wait):
-            batch = await cb_process_batch(OrderProcess, count=1)
-            if wait:
-                await batch.complete()
-            await cb_process_batch(OrderProcess, count=1, initial_data={"slow": 30}, workers=0)
-
         async def test_waited(cb_process_batch, cb_bus):
             await cb_bus.send(domain="nowhere", command_type="Lost", command_id=__import__("uuid").uuid4(), data={})
             batch = await cb_process_batch(OrderProcess, count=1)
@@ -88,71 +82,72 @@ def test_liveness_is_audited_only_after_a_wait(suite: Suite):
     )
 
 
+SEEN_FROM_OUTSIDE = """
+    import uuid
+
+    import psycopg
+    import pytest
+
+    from commandbus import Middleware
+    from commandbus.executor import Executor
+
+    DELETE = "DELETE FROM commandbus.{} WHERE command_id = %s"
+
+    async def test_a_send_is_lost(cb_bus, cb_pool):
+        sent = await cb_bus.send(domain="nowhere", command_type="Lost", command_id=uuid.uuid4(), data={})
+        async with cb_pool.connection() as connection:
+            for table in ("event", "queue", "command"):
+                await connection.execute(DELETE.format(table), (sent,))
+
+    async def test_a_batch_is_thinned(cb_command_batch, cb_pool):
+        batch = await cb_command_batch("nowhere", "Lost", count=2, workers=0)
+        async with cb_pool.connection() as connection:
+            cursor = await connection.execute("SELECT command_id FROM commandbus.command LIMIT 1")
+            (sent,) = await cursor.fetchone()
+            for table in ("event", "queue", "command"):
+                await connection.execute(DELETE.format(table), (sent,))
+
+    async def test_an_attempt_runs_twice(cb_process_batch, monkeypatch):
+        call = Executor._call
+
+        async def call_twice(self, run):
+            await call(self, run)
+            return await call(self, run)
+
+        monkeypatch.setattr(Executor, "_call", call_twice)
+        await (await cb_process_batch(OrderProcess, count=1)).complete()
+
+    async def test_the_trail_is_cut(cb_process_batch, cb_pool, cb_audit):
+        await (await cb_process_batch(OrderProcess, count=1)).complete()
+        async with cb_pool.connection() as connection:
+            await connection.execute("UPDATE commandbus.event SET details = '{}' WHERE type = 'SENT'")
+
+    async def test_a_test_that_prunes_says_so(cb_bus, cb_pool, cb_audit):
+        sent = await cb_bus.send(domain="nowhere", command_type="Lost", command_id=uuid.uuid4(), data={})
+        async with cb_pool.connection() as connection:
+            for table in ("event", "queue", "command"):
+                await connection.execute(DELETE.format(table), (sent,))
+        assert {v.rule for v in await cb_audit.violations()} == {"S1"}
+        cb_audit.forget()
+
+    class Leaks(Middleware):
+        left = []
+
+        async def claimed(self, batch):
+            self.left.append(await psycopg.AsyncConnection.connect(batch[0].pool.conninfo))
+
+    async def test_a_session_is_left(cb_process_batch, cb_worker_pool, cb_audit):
+        async with cb_worker_pool(middleware=[Leaks()]):
+            await (await cb_process_batch(OrderProcess, count=1)).complete()
+        assert {v.rule for v in await cb_audit.left_over(patience=0)} == {"L4"}
+        for connection in Leaks.left:
+            await connection.close()
+        assert await cb_audit.left_over() == []
+"""
+
+
 def test_what_was_seen_from_outside_is_held_against_the_database(suite: Suite):
-    suite.write(
-        """
-        import uuid
-
-        import psycopg
-        import pytest
-
-        from commandbus import Middleware
-        from commandbus.executor import Executor
-
-        DELETE = "DELETE FROM commandbus.{} WHERE command_id = %s"
-
-        async def test_a_send_is_lost(cb_bus, cb_pool):
-            sent = await cb_bus.send(domain="nowhere", command_type="Lost", command_id=uuid.uuid4(), data={})
-            async with cb_pool.connection() as connection:
-                for table in ("event", "queue", "command"):
-                    await connection.execute(DELETE.format(table), (sent,))
-
-        async def test_a_batch_is_thinned(cb_command_batch, cb_pool):
-            batch = await cb_command_batch("nowhere", "Lost", count=2, workers=0)
-            async with cb_pool.connection() as connection:
-                cursor = await connection.execute("SELECT command_id FROM commandbus.command LIMIT 1")
-                (sent,) = await cursor.fetchone()
-                for table in ("event", "queue", "command"):
-                    await connection.execute(DELETE.format(table), (sent,))
-
-        async def test_an_attempt_runs_twice(cb_process_batch, monkeypatch):
-            call = Executor._call
-
-            async def call_twice(self, run):
-                await call(self, run)
-                return await call(self, run)
-
-            monkeypatch.setattr(Executor, "_call", call_twice)
-            await (await cb_process_batch(OrderProcess, count=1)).complete()
-
-        async def test_the_trail_is_cut(cb_process_batch, cb_pool, cb_audit):
-            await (await cb_process_batch(OrderProcess, count=1)).complete()
-            async with cb_pool.connection() as connection:
-                await connection.execute("UPDATE commandbus.event SET details = '{}' WHERE type = 'SENT'")
-
-        async def test_a_test_that_prunes_says_so(cb_bus, cb_pool, cb_audit):
-            sent = await cb_bus.send(domain="nowhere", command_type="Lost", command_id=uuid.uuid4(), data={})
-            async with cb_pool.connection() as connection:
-                for table in ("event", "queue", "command"):
-                    await connection.execute(DELETE.format(table), (sent,))
-            assert {v.rule for v in await cb_audit.violations()} == {"S1"}
-            cb_audit.forget()
-
-        class Leaks(Middleware):
-            left = []
-
-            async def claimed(self, batch):
-                self.left.append(await psycopg.AsyncConnection.connect(batch[0].pool.conninfo))
-
-        async def test_a_session_is_left(cb_process_batch, cb_worker_pool, cb_audit):
-            async with cb_worker_pool(middleware=[Leaks()]):
-                await (await cb_process_batch(OrderProcess, count=1)).complete()
-            assert {v.rule for v in await cb_audit.left_over(patience=0)} == {"L4"}
-            for connection in Leaks.left:
-                await connection.close()
-            assert await cb_audit.left_over() == []
-        """
-    )
+    suite.write(SEEN_FROM_OUTSIDE)
     result = suite.run()
     result.assert_outcomes(failed=4, passed=2)
     result.stdout.fnmatch_lines_random(

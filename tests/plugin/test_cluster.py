@@ -57,6 +57,11 @@ async def test_orders(cb_load):
     result = await cb_load(DeadlyProcess, initial_data=lambda i: {"order": i}, workers=2)
     assert result.outcomes == {"COMPLETED": 40}
 """
+SOON_ALONE = """
+@pytest.fixture(autouse=True)
+def soon_alone(monkeypatch):
+    monkeypatch.setattr("pytest_commandbus.cluster.ALONE_SECONDS", 1.0)
+"""
 ENDLESS = """
 @pytest.mark.load(real_time=True)
 async def test_orders(cb_load):
@@ -116,6 +121,21 @@ def test_a_dask_worker_that_is_killed_loses_nothing(suite: Suite, cluster: dask_
     assert cluster.forget_dead() == 1
     cluster.start_worker()
     cluster.until_ready()
+
+
+@pytest.mark.slow
+def test_a_run_whose_last_dask_worker_is_killed_says_so(
+    suite: Suite, cluster: dask_kit.Cluster, tmp_path: Path
+) -> None:
+    (suite.pytester.path / "deadly.py").write_text(DEADLY)
+    suite.write(DEADLY_TEST + SOON_ALONE, head="")
+    with dask_kit.running(tmp_path / "small") as small:
+        small.start_scheduler()
+        small.start_worker()
+        small.until_ready()
+        result = suite.run_process("--cb-load=40", f"--cb-cluster={small.address}")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([f"*{small.address}: no Dask worker has been left*`dask worker {small.address}`*"])
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 
 from .conftest import Suite
 
-WAYS = pytest.mark.parametrize("arguments", [(), ("-n2",)], ids=["without xdist", "with xdist"])
+WAYS = pytest.mark.parametrize("arguments", [(), ("-n1",)], ids=["without xdist", "with xdist"])
 
 STUCK = """
     import asyncio

@@ -235,7 +235,10 @@ def test_five_hundred_processes_under_much_chaos_shrink_to_one_and_one_rule(suit
             "cb_chaos(send_mail={'fail_permanent_pct': 1}); cb_process_batch(OrderProcess).wait()",
             "*matched nothing that ran*",
         ),
-        ("cb_process_batch(OrderProcess, count=2, initial_data=[{}])", "*a list of data has one for each: 1 for 2*"),
+        (
+            "cb_process_batch(OrderProcess, count=2, initial_data=[{}])",
+            "*a list of data has one for each member, and 1 were given for 2*",
+        ),
     ],
 )
 def test_misuse_is_told(suite: Suite, call: str, message: str):

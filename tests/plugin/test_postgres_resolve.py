@@ -46,6 +46,12 @@ def test_a_connection_string_is_taken_without_showing_its_password(given: str, d
     assert "password=***" in repr(server.dsn)
 
 
+def test_a_server_that_is_away_is_told_without_its_password() -> None:
+    with pytest.raises(PostgresError, match=r"cannot connect to .*port=1\b.*check that the server runs") as raised:
+        resolve_server(f"host=127.0.0.1 port=1 user=me password={CANARY}").check()
+    assert CANARY not in str(raised.value)
+
+
 def test_a_broken_connection_string_does_not_show_its_password() -> None:
     broken = f"host=x password={CANARY} oops"
     with pytest.raises(PostgresError, match="no connection string") as raised:

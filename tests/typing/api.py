@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from typing import Any, assert_type
 from uuid import UUID
 
@@ -87,6 +88,9 @@ async def send(pool: AsyncConnectionPool[Any], conn: AsyncConnection[Any], one: 
     assert_type(await bus.get_command(one), CommandMetadata)
     assert_type((await bus.get_command(one)).status, CommandStatus)
     assert_type(await bus.get_batch("d", one), BatchMetadata)
+    assert_type(await bus.get_batch(None, one), BatchMetadata)
+    assert_type(await bus.is_handled("d", "Ship"), bool)
+    assert_type(await bus.now(), datetime)
     assert_type(await bus.query_commands(status=CommandStatus.FAILED), Page[CommandMetadata])
     assert_type(await bus.get_audit_trail(one), list[AuditEvent])
     assert_type(await bus.count_batch_commands(one), dict[CommandStatus, int])

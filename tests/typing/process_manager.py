@@ -1,14 +1,23 @@
 """What a user's process manager looks like to a strict type checker: `make check` reads this file, nothing runs it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, assert_type
 from uuid import UUID
 
+from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from commandbus import App, CommandBus, TroubleshootingQueue, Worker
-from commandbus.process import BaseProcessManager, ProcessCommand, ProcessReplyRouter, ProcessResponse
+from commandbus.process import (
+    BaseProcessManager,
+    BeforeSend,
+    ProcessCommand,
+    ProcessMetadata,
+    ProcessReplyRouter,
+    ProcessResponse,
+)
 
 
 class Step(StrEnum):
@@ -45,6 +54,24 @@ class ParcelProcess(BaseProcessManager):
 
     def get_compensation_step(self, step: Step) -> Step | None:
         return Step.UNPACK if step is Step.PACK else None
+
+
+class HookedProcess(ParcelProcess):
+    def create_initial_state(self, initial_data: dict[str, Any]) -> Parcel:
+        return Parcel(initial_data["weight"])
+
+    async def before_send_commands(self, items: Sequence[BeforeSend], conn: AsyncConnection[Any]) -> None:
+        assert_type(items[0].process, ProcessMetadata)
+        assert_type(items[0].payload, dict[str, Any])
+
+    async def before_send_command(
+        self,
+        process: ProcessMetadata,
+        step: str,
+        command_id: UUID,
+        payload: dict[str, Any],
+        conn: AsyncConnection[Any],
+    ) -> None: ...
 
 
 async def taken_everywhere(pool: AsyncConnectionPool[Any], bus: CommandBus, batch_id: UUID) -> None:

@@ -1,14 +1,16 @@
 """The rules of the house that no linter holds: sizes, and that nobody reaches for another module's private names."""
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 from packaging.specifiers import SpecifierSet
 
-SOURCES = Path(__file__).parents[2] / "src"
+REPOSITORY = Path(__file__).parents[2]
+SOURCES = REPOSITORY / "src"
+BESIDE = ("tests", "benchmarks", "examples", "docs", ".ci")  # where other code of ours stands
 LONGEST_FILE = 400  # lines; a longer one says why in its docstring: "In one file because ..."
 LONGEST_FUNCTION = 60  # lines, without decorators, docstring, and the functions in it: a page's routes stand in one
 OURS = ("commandbus", "pytest_commandbus")
@@ -18,23 +20,44 @@ Sources = dict[str, tuple[str, ast.Module]]
 
 @pytest.fixture(scope="module")
 def sources() -> Sources:
-    texts = {str(f.relative_to(SOURCES)): f.read_text(encoding="utf-8") for f in sorted(SOURCES.rglob("*.py"))}
+    return parsed(SOURCES, SOURCES.rglob("*.py"))
+
+
+@pytest.fixture(scope="module")
+def everything(sources: Sources) -> Sources:
+    beside = [file for folder in BESIDE for file in (REPOSITORY / folder).rglob("*.py") if is_ours(file)]
+    return sources | parsed(REPOSITORY, beside)
+
+
+def parsed(root: Path, files: Iterable[Path]) -> Sources:
+    texts = {str(file.relative_to(root)): file.read_text(encoding="utf-8") for file in sorted(files)}
     return {name: (text, ast.parse(text, name)) for name, text in texts.items()}
 
 
-def test_no_file_is_long_without_a_reason_at_its_top(sources: Sources) -> None:
+def is_ours(file: Path) -> bool:
+    """Whether a file is no part of an environment or of a build that somebody made in the folder."""
+    return not {".venv", "build", "dist", "node_modules"}.intersection(file.relative_to(REPOSITORY).parts)
+
+
+def test_no_file_is_long_without_a_reason_at_its_top(everything: Sources) -> None:
     long = [
         f"{name}: {count} lines"
-        for name, (text, tree) in sources.items()
+        for name, (text, tree) in everything.items()
         if (count := text.count("\n")) > LONGEST_FILE and "In one file because" not in (ast.get_docstring(tree) or "")
     ]
     assert long == []
 
 
-def test_no_function_is_long(sources: Sources) -> None:
+def test_no_file_of_statements_is_long() -> None:
+    files = [f for folder in ("migrations", "src", *BESIDE) for f in (REPOSITORY / folder).rglob("*.sql") if is_ours(f)]
+    assert len(files) > len(list((REPOSITORY / "migrations").iterdir())) > 5
+    assert [f.name for f in files if f.read_text(encoding="utf-8").count("\n") > LONGEST_FILE] == []
+
+
+def test_no_function_is_long(everything: Sources) -> None:
     long = [
         f"{name}, line {node.lineno}: {node.name} has {lines} lines"
-        for name, (_, tree) in sources.items()
+        for name, (_, tree) in everything.items()
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (lines := length(node)) > LONGEST_FUNCTION
     ]
@@ -88,7 +111,7 @@ def test_a_private_use_would_be_found() -> None:
 
 def test_every_pinned_package_installs_on_the_first_python_3_11() -> None:
     # Debian 12 has 3.11.2: a pin that asks for a later one breaks `make setup` there, and nowhere else
-    pins = (SOURCES.parent / "constraints.txt").read_text(encoding="utf-8").split("\n")
+    pins = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").split("\n")
     asking = {
         pin: required
         for pin in pins

@@ -66,6 +66,7 @@ async def test_choose_preview_start_watch_cancel_and_read(site, page, cb_worker_
     async with cb_worker_pool(workers=1, concurrency=2):
         await expect(page.locator("#latest")).to_be_visible()  # told by the socket: the page asks only once
         await expect(page.locator("#succeeded")).not_to_have_text("0")
+        await expect(page.locator("#rows")).to_contain_text("DONE")  # the list goes along
         await expect(page.locator("#chart")).to_have_attribute(
             "aria-label", re.compile(r"[1-9]\d* of \d+ leads succeeded")
         )

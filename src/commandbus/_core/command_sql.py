@@ -26,6 +26,8 @@ class CommandSQL:
     # The same for the next commands of processes that were settled, as JSON.
     ENQUEUE_PLANNED = "SELECT commandbus.enqueue(%(commands)s::json)"
 
+    NOW = "SELECT commandbus.now()"
+
     # Which of these ids are stored, and with what data: tells a duplicate's story.
     STORED = "SELECT command_id, payload::text FROM commandbus.command WHERE command_id = ANY(%(command_ids)s)"
 

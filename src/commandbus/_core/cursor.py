@@ -10,7 +10,7 @@ from uuid import UUID
 import orjson
 
 from commandbus.errors import InvalidCursorError
-from commandbus.models import Page
+from commandbus.models import CommandStatus, Page
 
 MOST_ITEMS = 1_000
 _Item = TypeVar("_Item")
@@ -52,6 +52,17 @@ def load_cursor(text: str | None, kinds: Sequence[type[Any]]) -> tuple[Any, ...]
         return tuple(_READERS[kind](value) for value, kind in zip(values, kinds, strict=True))
     except (binascii.Error, TypeError, ValueError, OverflowError) as error:  # orjson's error is a ValueError too
         raise InvalidCursorError(text) from error
+
+
+def load_command_place(text: str | None, status: CommandStatus | None) -> dict[str, Any]:
+    """Read where a listing of commands goes on: after a time and an id, or after a place in the queue."""
+    try:
+        created_at, command_id = load_cursor(text, (datetime, UUID)) or (None, None)
+    except InvalidCursorError:
+        if status != CommandStatus.IN_PROGRESS:
+            raise
+        return {"created_at": None, "command_id": None, "seq": (load_cursor(text, (int,)) or (None,))[0]}
+    return {"created_at": created_at, "command_id": command_id, "seq": None}
 
 
 def _text(value: object) -> str:

@@ -53,8 +53,6 @@ class TroubleshootingSQL:
 
     RECORD = "SELECT commandbus.record_outcomes(NULL, %(outcomes)s::json)"
 
-    NOW = "SELECT commandbus.now()"
-
     # Which commands a filter finds beyond a place, oldest first.
     FIND = """
         SELECT moved_at, command_id

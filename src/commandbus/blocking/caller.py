@@ -193,7 +193,7 @@ class _Entered:
 
     async def _finish(self, *how: Any) -> Any:
         if self._holder is None or self._leave is None:
-            raise InvalidOperationError("this context manager was not entered")
+            raise InvalidOperationError("this context manager was not entered: use it by `with`")
         if not self._leave.done():
             self._leave.set_result(how)
         try:

@@ -30,13 +30,13 @@ class ThreadsWork:
     """What a loop asks of one thread, which does it while it waits for its call to end."""
 
     def __init__(self) -> None:
-        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._is_broken = False
 
     def do(self) -> None:
         """In the thread: run what comes, until the end."""
-        while (job := self._jobs.get()) is not None:
-            job()
+        while (call := self._calls.get()) is not None:
+            call()
 
     def undo(self) -> None:
         """In the thread, after an error of its own: run what taking back needs, until the end."""
@@ -45,17 +45,17 @@ class ThreadsWork:
 
     def end(self) -> None:
         """From the loop: let the thread go."""
-        self._jobs.put(None)
+        self._calls.put(None)
 
     def tell(self, listener: Callable[..., object]) -> Callable[..., None]:
         """Give what the loop may call in place of `listener`, which the thread calls then, as soon as it can."""
 
         def told(*args: Any) -> None:
-            def job() -> None:
+            def call() -> None:
                 if not self._is_broken:
                     listener(*args)
 
-            self._jobs.put(job)
+            self._calls.put(call)
 
         return told
 
@@ -63,7 +63,7 @@ class ThreadsWork:
         """On the loop: have the thread call `function`, which uses `conn`, and wait for what it returns."""
         answer: concurrent.futures.Future[Any] = concurrent.futures.Future()
 
-        def job() -> None:
+        def call() -> None:
             if not answer.set_running_or_notify_cancel():
                 return
             try:
@@ -77,7 +77,7 @@ class ThreadsWork:
             else:
                 answer.set_result(result)
 
-        self._jobs.put(job)
+        self._calls.put(call)
         return await asyncio.wrap_future(answer)
 
 

@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 it failed, 2 it was asked wrongly (options, an application
 the signal's number when a signal ended it.
 """
 
+import errno
 import io
 import signal
 import sys
@@ -15,6 +16,7 @@ from commandbus.cli.audit import audit
 from commandbus.cli.batch import batch
 from commandbus.cli.completion import completion
 from commandbus.cli.console import console, console_password
+from commandbus.cli.failures import Failure
 from commandbus.cli.metrics import metrics
 from commandbus.cli.migrate import migrate
 from commandbus.cli.prune import prune
@@ -22,6 +24,8 @@ from commandbus.cli.status import status
 from commandbus.cli.stop import stop
 from commandbus.cli.tsq import tsq
 from commandbus.cli.worker import worker
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class _Main(click.Group):
@@ -39,6 +43,10 @@ class _Main(click.Group):
         except KeyboardInterrupt:  # in what runs without an event loop, whose commands see to signals by themselves
             click.echo("stopped by SIGINT", err=True)
             raise click.exceptions.Exit(128 + signal.SIGINT) from None
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            raise Failure(f"the output cannot be written: {error.strerror}; make room, or send it elsewhere") from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)

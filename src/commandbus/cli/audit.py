@@ -90,7 +90,7 @@ async def _trail(pool: Pool, subject: UUID) -> CommandTrail | ProcessTrail:
             process = await processes.get(subject, conn)
             if process is None:
                 raise CommandBusError(
-                    f"no command and no process has the id {subject}; it may be another database (--dsn), or pruned"
+                    f"no command and no process has the id {subject}; it may be of another database (--dsn), or pruned"
                 ) from None
             return ProcessTrail(process, await processes.get_audit_trail(subject, conn))
         return CommandTrail(command, await bus.get_audit_trail(subject, conn=conn))

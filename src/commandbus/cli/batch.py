@@ -16,9 +16,8 @@ from commandbus.cli.loading import load_app
 from commandbus.cli.output import json_option, print_json, print_record, print_table, row_of, run
 from commandbus.cli.progress import progress
 from commandbus.cli.user import user
-from commandbus.errors import InvalidOperationError
+from commandbus.errors import BatchNotFoundError, InvalidOperationError
 from commandbus.models import BatchCancellation, BatchType, Page
-from commandbus.repositories import batches
 
 _COLUMNS = ("batch_id", "domain", "batch_type", "name", "status", "progress", "parked", "created_at", "completed_at")
 _REST = 10  # a look that took n seconds is followed by a pause of this many times n, so that watching costs little
@@ -99,10 +98,9 @@ def show(batch_id: UUID, watch: bool, interval: float, dsn: str, as_json: bool) 
     """
 
     async def look(pool: Pool) -> BatchMetadata:
-        bus, domain = CommandBus(pool), await _domain(pool, batch_id)
-        if watch:
-            return await _watch(bus, domain, batch_id, interval)
-        return await bus.get_batch(domain, batch_id)
+        bus = CommandBus(pool)
+        found = await _find(bus, batch_id)
+        return await _watch(bus, found, interval) if watch else found
 
     print_record(row_of(run(dsn, look)), as_json=as_json)
 
@@ -143,8 +141,8 @@ def cancel(batch_id: UUID, operator: str | None, reason: str, application: str |
 
 async def _cancel(pool: Pool, batch_id: UUID, app: App | None, who: dict[str, str]) -> BatchCancellation:
     """Cancel with a bar; one that is broken off tells how far it came."""
-    bus, domain = CommandBus(pool), await _domain(pool, batch_id)
-    found = await bus.get_batch(domain, batch_id)
+    bus = CommandBus(pool)
+    found = await _find(bus, batch_id)
     done = 0
     with progress(found.total_count - _ended(found), lines=False) as show_progress:
 
@@ -155,7 +153,7 @@ async def _cancel(pool: Pool, batch_id: UUID, app: App | None, who: dict[str, st
 
         try:
             processes = () if app is None else app.processes(pool)
-            return await bus.cancel_batch(domain, batch_id, processes=processes, on_progress=note, **who)
+            return await bus.cancel_batch(found.domain, batch_id, processes=processes, on_progress=note, **who)
         except (Exception, asyncio.CancelledError) as error:
             if isinstance(error, InvalidOperationError) and not found.status.is_final:
                 raise Failure(f"{error} (--app MODULE:APP: an application that has them)") from error
@@ -164,27 +162,25 @@ async def _cancel(pool: Pool, batch_id: UUID, app: App | None, who: dict[str, st
             raise
 
 
-async def _watch(bus: CommandBus, domain: str, batch_id: UUID, interval: float) -> BatchMetadata:
+async def _watch(bus: CommandBus, found: BatchMetadata, interval: float) -> BatchMetadata:
     """Look until the batch has ended."""
-    found = await bus.get_batch(domain, batch_id)
     pause = interval
     with progress(found.total_count, lines=True) as show_progress:
         show_progress(_ended(found), _told(found))
         while not found.status.is_final:
             await asyncio.sleep(pause)
             began = time.monotonic()
-            found = await bus.get_batch(domain, batch_id)
+            found = await bus.get_batch(found.domain, found.batch_id)
             pause = max(interval, _REST * (time.monotonic() - began))
             show_progress(_ended(found), _told(found))
     return found
 
 
-async def _domain(pool: Pool, batch_id: UUID) -> str:
-    async with pool.connection() as conn:
-        domain = await batches.domain_of(conn, batch_id)
-    if domain is None:
-        raise Failure(f"no batch has the id {batch_id}; it may be of another database (--dsn), or pruned")
-    return domain
+async def _find(bus: CommandBus, batch_id: UUID) -> BatchMetadata:
+    try:
+        return await bus.get_batch(None, batch_id)
+    except BatchNotFoundError as error:
+        raise Failure(f"no batch has the id {batch_id}; it may be of another database (--dsn), or pruned") from error
 
 
 def _ended(found: BatchMetadata) -> int:

@@ -56,7 +56,7 @@ def console(
     """Serve the operator console of the application MODULE:APP until SIGTERM or SIGINT.
 
     Without --users it answers on this machine only. COMMANDBUS_CONSOLE_SECRET, if set, signs the sessions, so that
-    they outlive a restart. Needs the extra web: pip install pytest-commandbus[web].
+    they outlive a restart. Needs the extra web: pip install 'pytest-commandbus[web]'.
 
     \b
     Examples:
@@ -86,10 +86,9 @@ def console(
             try:
                 await web.serve(web.create_console(app, pool, settings), host=host, port=port, stop=stop, on_ready=_say)
             except OSError as error:
-                text = (
+                raise Failure(
                     f"cannot listen on {host} port {port}: {error.strerror or error}; choose another --port or --host"
-                )
-                raise Failure(text) from error
+                ) from error
 
     run(dsn, show, pool_size=_POOL)
 

@@ -8,6 +8,7 @@ from commandbus._core.connection import Pool
 from commandbus.cli.database import dsn_option
 from commandbus.cli.failures import Failure, Misuse
 from commandbus.cli.running import run
+from commandbus.cli.signals import Signals
 
 
 @click.command(short_help="Serve the bus's metrics to Prometheus.")
@@ -39,9 +40,11 @@ def metrics(dsn: str, host: str, port: int) -> None:
             server, _thread = start_http_server(port, host, registry)
         except OSError as error:
             raise Failure(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
+        stop = asyncio.Event()
         try:
-            click.echo(f"metrics ready: http://{host}:{server.server_port}/metrics", err=True)
-            await asyncio.Event().wait()
+            with Signals(lambda _: stop.set()):
+                click.echo(f"metrics ready: http://{host}:{server.server_port}/metrics", err=True)
+                await stop.wait()
         finally:
             server.shutdown()
             server.server_close()

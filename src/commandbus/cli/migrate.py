@@ -6,11 +6,16 @@ import click
 import psycopg
 
 from commandbus import migrate as apply_migrations
-from commandbus.cli.database import dsn_option, unreachable
+from commandbus.cli.database import dsn_option, refused, unreachable
 from commandbus.cli.failures import Failure
 from commandbus.cli.progress import spinner
 from commandbus.errors import CommandBusError
 from commandbus.roles import create_roles
+
+_OWNER = (
+    "migrate as the owner of the schema commandbus, or, where there is none yet, as a user with "
+    "GRANT CREATE ON DATABASE; --roles needs CREATEROLE too"
+)
 
 
 @click.command(short_help="Bring the database's schema up to date.")
@@ -50,7 +55,7 @@ def migrate(dsn: str, folders: tuple[Path, ...], roles: bool, role_prefix: str) 
     except psycopg.OperationalError as error:
         raise unreachable(dsn, error) from error
     except psycopg.Error as error:
-        raise Failure(f"the database refused to migrate: {error}") from error
+        raise refused("to migrate", error, _OWNER) from error
     for name in applied:
         click.echo(name)
     if not applied:

@@ -10,7 +10,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from commandbus._core.connection import Pool
-from commandbus.cli.database import unreachable
+from commandbus.cli.database import refused, unreachable
 from commandbus.cli.failures import Failure, Misuse, one_line
 from commandbus.cli.signals import Signals
 from commandbus.errors import CommandBusError, InvalidCursorError, InvalidNameError, InvalidPayloadError
@@ -61,7 +61,7 @@ async def _connected(dsn: str, work: Callable[[Pool], Awaitable[_Result]], pool_
     except psycopg.OperationalError as error:
         raise Failure(f"the connection to the database failed: {one_line(error)}; try again") from error
     except psycopg.Error as error:
-        raise Failure(f"the database refused: {one_line(error)}") from error
+        raise refused("this", error) from error
 
 
 async def check_database(dsn: str) -> None:
@@ -74,4 +74,4 @@ async def check_database(dsn: str) -> None:
     except psycopg.OperationalError as error:
         raise unreachable(dsn, error) from error
     except psycopg.Error as error:
-        raise Failure(f"the database refused to show its schema: {one_line(error)}") from error
+        raise refused("to show its schema", error) from error

@@ -245,7 +245,7 @@ def complete(asked: _Asked, is_sure: bool, as_json: bool, result: str | None) ->
     try:
         value = None if result is None else json.loads(result)
     except ValueError as error:
-        raise Misuse(f"--result is no JSON: {error}") from None
+        raise Misuse(f"""--result is no JSON: {error}; write for example '{{"parcel": "P7"}}'""") from None
     _act("complete", asked, is_sure, as_json, *([] if value is None else [value]))
 
 
@@ -264,7 +264,7 @@ def _act(action: str, asked: _Asked, is_sure: bool, as_json: bool, *arguments: A
     else:
         click.echo(f"{_PARTICIPLES[action]} {_commands(result.done)}")
     for command_id in result.not_found:
-        click.echo(f"no command has the id {command_id}", err=True)
+        click.echo(f"no command has the id {command_id}; it may be of another database (--dsn), or pruned", err=True)
     for command_id, status in result.wrong_state.items():
         click.echo(f"command {command_id} is {status}, not in the troubleshooting queue", err=True)
     if result.not_found or result.wrong_state:

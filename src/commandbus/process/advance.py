@@ -73,7 +73,10 @@ async def call_hook(manager: Manager, items: Sequence[BeforeSend], conn: Connect
         async with conn.transaction():
             await manager.before_send_commands(items, conn)
             if conn.info.transaction_status is TransactionStatus.INERROR:
-                raise InvalidOperationError("a statement of the hook failed, and the hook went on without a savepoint")
+                raise InvalidOperationError(
+                    "a statement of before_send_commands failed, and the hook went on: "
+                    "put what may fail into `async with conn.transaction()`, or let the error out"
+                )
     except (Exception, SystemExit) as error:
         if _is_infrastructure(conn, error):
             raise  # the connection or the server, not the hook: the whole transaction is tried again

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
@@ -29,10 +29,11 @@ class BaseProcessManager(ABC):
     `step_class`: annotate them so.
     """
 
-    process_type: ClassVar[str]
-    domain: ClassVar[str]
-    state_class: ClassVar[type[Any]]
-    step_class: ClassVar[type[StrEnum]]
+    # Of the class; no ClassVar, which pyright takes for no property of the protocol that the bus asks for.
+    process_type: str
+    domain: str
+    state_class: type[Any]
+    step_class: type[StrEnum]
 
     def __init__(self, pool: Pool | None = None, *, headers: Headers | None = None) -> None:
         self._pool = pool

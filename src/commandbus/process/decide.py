@@ -266,7 +266,9 @@ def _plan(
     name = _name(manager, step)
     command = manager.build_command(step, state)
     if command.max_attempts is not None and not 1 <= command.max_attempts <= _MOST_ATTEMPTS:
-        raise ValueError(f"max_attempts must be from 1 to {_MOST_ATTEMPTS}, not {command.max_attempts}")
+        raise ValueError(
+            f"max_attempts of step {step} must be from 1 to {_MOST_ATTEMPTS:,}, not {command.max_attempts}"
+        )
     data = command.data if isinstance(command.data, dict) else dump_state(command.data)
     return PlannedCommand(
         command_id,
@@ -294,10 +296,12 @@ def _members(step_class: type[StrEnum]) -> dict[str, str]:
 
 def _name(manager: Manager, step: str) -> str:
     if not isinstance(step, str):
-        raise TypeError(f"a step is a member of step_class, not {type(step).__name__}")
+        raise TypeError(f"a step is a member of {type(manager).__name__}.step_class, not {type(step).__name__}")
     step_class = getattr(manager, "step_class", None)
     if step_class is not None and step not in _members(step_class):  # nobody would go on with it: see may_decide
-        raise ValueError(f"{sanitise_text(step, limit=_LONGEST_STEP)!r} is no step of {step_class.__name__}")
+        raise ValueError(
+            f"{sanitise_text(step, limit=_LONGEST_STEP)!r} is no step of {step_class.__name__}: declare it there"
+        )
     return _storable(step)
 
 

@@ -172,7 +172,7 @@ def _converter(hint: Any) -> Converter | None:
 def _of_class(kind: type[Any]) -> Converter | None:
     if issubclass(kind, Enum):
         if any(type(_plain(member)) not in _AS_THEY_ARE for member in kind):
-            raise TypeError(f"{kind.__name__} has a member whose value is neither text nor a number")
+            raise TypeError(f"{kind.__name__} has a member whose value is neither text nor a number: give it one")
         return kind
     if kind in _TEXTS:
         parse = _TEXTS[kind]

@@ -14,18 +14,14 @@ async def create(conn: Connection, values: dict[str, Any]) -> None:
     await conn.execute(BatchSQL.CREATE, values)
 
 
-async def get(conn: Connection, domain: str, batch_id: UUID) -> BatchMetadata | None:
-    """Recount and return one batch, None when the domain has none of this id."""
+async def get(conn: Connection, domain: str | None, batch_id: UUID) -> BatchMetadata | None:
+    """Recount and return one batch, None when there is none of this id, in the domain or, without one, in any."""
+    if domain is None and (domain := await _domain_of(conn, batch_id)) is None:
+        return None
     key = {"domain": domain, "batch_id": batch_id}
     await conn.execute(BatchSQL.REFRESH, key)
     row = await (await conn.execute(BatchSQL.GET, key)).fetchone()
     return None if row is None else BatchParsers.from_row(row)
-
-
-async def domain_of(conn: Connection, batch_id: UUID) -> str | None:
-    """Return a batch's domain, None when there is no such batch."""
-    row = await (await conn.execute(BatchSQL.DOMAIN_OF, {"batch_id": batch_id})).fetchone()
-    return None if row is None else str(row[0])
 
 
 async def find(conn: Connection, query: dict[str, Any]) -> tuple[list[BatchMetadata], tuple[datetime, UUID] | None]:
@@ -33,3 +29,8 @@ async def find(conn: Connection, query: dict[str, Any]) -> tuple[list[BatchMetad
     rows = await (await conn.execute(BatchSQL.READ, query)).fetchall()
     found = [BatchParsers.from_row(row) for row in rows if row[0] is not None]
     return found, BatchParsers.key(rows[-1]) if len(found) < len(rows) else None
+
+
+async def _domain_of(conn: Connection, batch_id: UUID) -> str | None:
+    row = await (await conn.execute(BatchSQL.DOMAIN_OF, {"batch_id": batch_id})).fetchone()
+    return None if row is None else str(row[0])

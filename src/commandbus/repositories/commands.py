@@ -1,7 +1,8 @@
 """Reading and storing commands."""
 
 from collections.abc import Sequence
-from typing import Any
+from datetime import datetime
+from typing import Any, cast
 from uuid import UUID
 
 import orjson
@@ -34,6 +35,12 @@ async def stored_payloads(conn: Connection, command_ids: Sequence[UUID]) -> dict
     """Which of these commands exist, each with its data as JSON text."""
     cursor = await conn.execute(CommandSQL.STORED, {"command_ids": list(command_ids)})
     return dict(await cursor.fetchall())
+
+
+async def now(conn: Connection) -> datetime:
+    """Return the bus's clock."""
+    ((time,),) = await (await conn.execute(CommandSQL.NOW)).fetchall()
+    return cast("datetime", time)
 
 
 async def get(conn: Connection, command_id: UUID) -> CommandMetadata | None:

@@ -11,8 +11,9 @@ from commandbus._core.cursor import check_limit, load_cursor, make_page
 from commandbus._core.troubleshooting_sql import TroubleshootingParams, TroubleshootingParsers, TroubleshootingSQL
 from commandbus.errors import CommandBusError, CommandNotFoundError, InvalidOperationError
 from commandbus.models import BulkResult, CommandStatus, Page, TroubleshootingFilter, TroubleshootingItem
-from commandbus.payload import check_id, check_name, check_text
+from commandbus.payload import check_id, check_name, check_text, check_time
 from commandbus.process.base import BaseProcessManager
+from commandbus.repositories import commands
 from commandbus.troubleshooting import actions
 from commandbus.troubleshooting.actions import Verdict
 
@@ -206,7 +207,7 @@ class TroubleshootingQueue:
         chosen = _checked(where)
         while True:
             async with transaction(self._pool, None) as own:
-                until = until or await self._now(own)
+                until = until or await commands.now(own)
                 found = await self._find(own, chosen, after, until, CHUNK)
                 taken = await self._act(own, verdict, [command_id for _, command_id in found], until) if found else ()
             done += len(taken)
@@ -240,11 +241,6 @@ class TroubleshootingQueue:
         """Read the items; one that an operator has taken since it was found is not among them."""
         cursor = await conn.execute(TroubleshootingSQL.SHOW, {"command_ids": list(command_ids)})
         return [TroubleshootingParsers.item(row) for row in await cursor.fetchall()]
-
-    @staticmethod
-    async def _now(conn: Connection) -> datetime | None:
-        row = await (await conn.execute(TroubleshootingSQL.NOW)).fetchone()
-        return None if row is None else row[0]
 
     @staticmethod
     async def _statuses(conn: Connection, command_ids: Sequence[UUID]) -> dict[UUID, CommandStatus]:
@@ -281,8 +277,8 @@ def _checked(where: TroubleshootingFilter) -> TroubleshootingFilter:
     if where.error_code is not None:
         check_text(where.error_code, "error_code")
     for name in ("moved_after", "moved_before"):
-        if (time := getattr(where, name)) is not None and time.utcoffset() is None:
-            raise ValueError(f"{name} needs a time zone: give datetime(…, tzinfo=UTC), not {time.isoformat()}")
+        if (value := getattr(where, name)) is not None:
+            check_time(value, name)
     return where
 
 

@@ -29,7 +29,7 @@ _NEEDED = ("fastapi", "jinja2", "python_multipart", "uvicorn")
 _missing = [name for name in _NEEDED if find_spec(name) is None]
 if _missing:
     raise ImportError(
-        f"commandbus.web needs {', '.join(_missing)}, not installed here: pip install pytest-commandbus[web]"
+        f"commandbus.web needs {', '.join(_missing)}, not installed here: pip install 'pytest-commandbus[web]'"
     )
 
 from commandbus.web.console import Console, create_console  # noqa: E402  only once it can be imported

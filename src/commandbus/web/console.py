@@ -3,12 +3,17 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import cast
 
 import psycopg
 from fastapi import FastAPI, Request, Response
+from fastapi.exception_handlers import request_validation_exception_handler
+from fastapi.exceptions import RequestValidationError
 from fastapi.staticfiles import StaticFiles
+from psycopg import errors as sqlstates
 from psycopg_pool import PoolTimeout
 from starlette.exceptions import HTTPException
 
@@ -79,6 +84,8 @@ def _add_problems(asgi: FastAPI, site: Site) -> None:
     async def http(request: Request, error: Exception) -> Response:
         status, detail = getattr(error, "status_code", 500), getattr(error, "detail", "")
         title = getattr(error, "title", None) or _TITLES.get(status, "It did not work")
+        if detail == HTTPStatus(status).phrase:  # the framework's own word
+            detail = _TEXTS.get(status, detail)
         response = site.problem(request, status, title, str(detail))
         response.headers.update(getattr(error, "headers", None) or {})
         return response
@@ -87,10 +94,45 @@ def _add_problems(asgi: FastAPI, site: Site) -> None:
         return site.problem(request, 404, _TITLES[404], str(error))
 
     async def no_database(request: Request, _: Exception) -> Response:
-        text = "The database does not answer. The page works again once it does."
-        return site.problem(request, 503, "No database", text)
+        return site.problem(
+            request, 503, "No database", "The database does not answer. The page works again once it does."
+        )
 
+    async def no_right(request: Request, error: Exception) -> Response:
+        return site.problem(
+            request,
+            403,
+            "The database refused",
+            f"{_first_line(error)}. GRANT the console's database user commandbus_operator: commandbus migrate --roles",
+        )
+
+    async def other_schema(request: Request, error: Exception) -> Response:
+        return site.problem(
+            request,
+            503,
+            "The database is not migrated",
+            f"{_first_line(error)}. Bring the schema up to date: commandbus migrate --dsn ...",
+        )
+
+    async def bad_form(request: Request, error: Exception) -> Response:
+        invalid = cast("RequestValidationError", error)
+        if "text/html" not in request.headers.get("accept", ""):  # a program gets the framework's list
+            return await request_validation_exception_handler(request, invalid)
+        names = ", ".join(str(problem["loc"][-1]) for problem in invalid.errors())
+        return site.problem(
+            request, 422, _TITLES[422], f"Missing, too long or not understood: {names}. Go back, and correct the form."
+        )
+
+    asgi.add_exception_handler(RequestValidationError, bad_form)
     asgi.add_exception_handler(HTTPException, http)
+    asgi.add_exception_handler(sqlstates.InsufficientPrivilege, no_right)
+    for lacking in (
+        sqlstates.InvalidSchemaName,
+        sqlstates.UndefinedTable,
+        sqlstates.UndefinedFunction,
+        sqlstates.UndefinedColumn,
+    ):
+        asgi.add_exception_handler(lacking, other_schema)
     for kind in (CommandNotFoundError, BatchNotFoundError, ProcessNotFoundError):
         asgi.add_exception_handler(kind, missing)
     for lost in (psycopg.OperationalError, PoolTimeout):
@@ -105,6 +147,15 @@ _TITLES = {
     429: "Too many",
     503: "Not now",
 }
+
+_TEXTS = {
+    404: "There is no page at this address.",
+    405: "This address does not take this method.",
+}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _version() -> str:

@@ -57,7 +57,7 @@ class _BodyTooLargeError(HTTPException):
     """More came than a body may have, in whatever pieces; of a kind that FastAPI lets through while it reads one."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__(413, f"A request's body has {limit:,} bytes at most.")
+        super().__init__(413, f"A request's body has {limit:,} bytes at most: send less, or raise max_body.")
 
 
 class Guard:
@@ -125,12 +125,16 @@ class Guard:
         names = {_name(host) for host in conn.headers.getlist("host") or [""]}
         if not names <= {name.casefold() for name in self._settings.allowed_hosts}:
             raise Refused(
-                400, "Unknown host", "The console is not known by this host name: add it to the allowed hosts."
+                400,
+                "Unknown host",
+                "The console is not known by this host name. Add it: --allowed-host NAME, or allowed_hosts.",
             )
         server = conn.scope.get("server")
         if self._settings.auth is None and server is not None and server[1] is not None and not is_loopback(server[0]):
             raise Refused(
-                403, "Only on this machine", "Without authentication the console answers on loopback addresses only."
+                403,
+                "Only on this machine",
+                "Without users the console answers on loopback addresses only. Name some: --users FILE, or auth.",
             )
 
     async def _bounded(self, conn: HTTPConnection, receive: Receive) -> Receive:
@@ -214,7 +218,9 @@ def _check_origin(conn: HTTPConnection, *, strictly: bool) -> None:
     site = conn.headers.get("sec-fetch-site", "none")
     if is_foreign or (strictly and site not in ("same-origin", "none")):
         raise Refused(
-            403, "From another site", "A page of another origin sent this request, which the console refuses."
+            403,
+            "From another site",
+            "A page of another origin sent this request. Use the console's own; a proxy must pass the Host on.",
         )
 
 

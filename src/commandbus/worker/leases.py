@@ -74,7 +74,9 @@ class CommandLease:
     async def transaction(self, context: HandlerContext) -> AsyncIterator[AsyncConnection[Any]]:
         """Open the handler's transaction; commits on leaving, with the completion if there was one."""
         if self._conn is not None:
-            raise InvalidOperationError("this handler's transaction is already open; it has only one at a time")
+            raise InvalidOperationError(
+                "this handler's transaction is already open, and it has one at a time: use its connection"
+            )
         async with self._pool.connection() as conn:
             try:
                 async with conn.transaction():
@@ -107,7 +109,7 @@ class CommandLease:
                 "complete() works inside `async with ctx.transaction()`, or `with ctx.sync.transaction()`, only"
             )
         if self._is_recorded:
-            raise InvalidOperationError("this command is already completed in this transaction")
+            raise InvalidOperationError("this command is already completed in this transaction: call complete() once")
         outcome = completed(result, self._claimed.failures, context.details)
         self._recorded = [Finished(self._claimed, outcome, context=context)]
         await self._hooks.before(self._recorded)

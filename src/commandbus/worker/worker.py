@@ -8,7 +8,7 @@ from typing import Any
 
 from commandbus._core.connection import Connection, Pool
 from commandbus._core.queue_sql import Claimed
-from commandbus.errors import PoolTooSmallError
+from commandbus.errors import InvalidOperationError, PoolTooSmallError
 from commandbus.executor import Executor
 from commandbus.handler import HandlerRegistry, Middleware
 from commandbus.logging import about
@@ -88,7 +88,9 @@ class Worker:
         cannot serve the worker and a handler, and whatever ends the worker unasked.
         """
         if self._is_running:
-            raise RuntimeError("this worker is running already")
+            raise InvalidOperationError(
+                f"this worker of domain {self.domain!r} is running already: call run() once, or make another Worker"
+            )
         self._is_running = True
         claim_conn, settle_conn = (ReservedConnection(self._pool, session=self._listen) for _ in range(2))
         threads = ThreadPoolExecutor(self._concurrency, thread_name_prefix="commandbus-handler")

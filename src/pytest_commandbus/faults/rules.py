@@ -31,7 +31,6 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 """The kinds of faults, each with the fields that it takes."""
 
 LASTING = frozenset({"network", "old_snapshot", "full_disk"})  # without at= and rate= they last the whole block or test
-OF_PROCESSES = frozenset({"kill", "freeze"})
 OF_SERVER = frozenset({"crash_postgres", "restart_postgres", "full_disk"})
 
 
@@ -231,7 +230,7 @@ def _number(
 def _text(given: Mapping[str, Any], name: str, where: str) -> str | None:
     value = given.get(name)
     if value is not None and (not isinstance(value, str) or not value):
-        raise FaultUsageError(f"{where}: {name}={shown(value)} is no name")
+        raise FaultUsageError(f"{where}: {name}={shown(value)} is no name: give a text, such as {name}='Ship'")
     return value if value is None else str(value)
 
 

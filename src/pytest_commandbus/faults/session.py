@@ -83,7 +83,10 @@ class Fault:
         while len(self.injected) < count:
             self._faults.check()
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{self._rule.written} was injected {len(self.injected)} times in {timeout:g} s")
+                raise TimeoutError(
+                    f"cb_faults.{self._rule.written} was injected {len(self.injected)} of {count} times in "
+                    f"{timeout:g} s: start workers and work for it, or give a longer timeout="
+                )
             await asyncio.sleep(_LOOK_SECONDS)
         return self.injected
 
@@ -305,7 +308,10 @@ class Faults:
         while not all(pool.is_ready() for pool in pools):
             self._runtime.check_workers()
             if time.monotonic() > deadline:
-                raise TimeoutError(f"after the faults, the workers were not ready again within {RECOVERY_SECONDS:g} s")
+                raise TimeoutError(
+                    f"after the faults, the workers were not ready again within {RECOVERY_SECONDS:g} s: the report "
+                    "shows their output"
+                )
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def _rest(self) -> None:

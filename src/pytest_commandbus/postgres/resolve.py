@@ -3,7 +3,7 @@
 from typing import Literal
 
 from .container import DEFAULT_IMAGE, ContainerPostgres
-from .dsn import Dsn, with_database
+from .dsn import Dsn, masked, with_database
 from .errors import PostgresError
 from .server import EmbeddedPostgres
 
@@ -29,6 +29,21 @@ class Server:
     def detach(self) -> str:
         """Let the server outlive this process, for kept databases; return the line that ends it, "" when not ours."""
         return self.own.detach() if self.own is not None else ""
+
+    def check(self) -> None:
+        """Connect once to a server that was named. Errors: PostgresError, without the password."""
+        import psycopg
+
+        if self.own is not None:
+            return
+        try:
+            psycopg.connect(self.dsn).close()
+        except psycopg.OperationalError as error:
+            said = " ".join(str(error).split())
+            raise PostgresError(
+                f"--cb-postgres: cannot connect to {masked(self.dsn)}: {said}; check that the server runs and lets "
+                "this user in, or leave the option out for the embedded one"
+            ) from None
 
     def stop(self) -> None:
         """End the server, if it is ours."""

@@ -5,25 +5,17 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
-from commandbus._core.connection import transaction
-from commandbus.errors import CommandBusError, InvalidOperationError
+from commandbus.errors import InvalidOperationError
 from commandbus.models import BatchMetadata, BatchStatus, BatchType, CommandMetadata, CommandStatus, Page
 from commandbus.process.models import ProcessMetadata, ProcessStatus
 from commandbus.process.repository import ProcessRepository
-from commandbus.repositories import batches
 from commandbus.web.pages import command_line
 from commandbus.web.pages.asking import Asked, find_page
-from commandbus.web.pages.common import Confirmation, ask, bus_time, id_of, who
+from commandbus.web.pages.common import Confirmation, ask, id_of, who
 from commandbus.web.site import NavLink
 
 if TYPE_CHECKING:
-    from uuid import UUID
-
     from commandbus.web.console import Console
-
-
-class _NoBatchError(CommandBusError):
-    """There is no batch of this id, in any domain."""
 
 
 def router(console: "Console") -> APIRouter:
@@ -50,12 +42,12 @@ def router(console: "Console") -> APIRouter:
 
     @routes.get("/batches/{batch_id}/cancel", name="cancel_batch")
     async def confirm_cancel(request: Request, batch_id: str) -> Response:
-        batch = await find_batch(console, id_of(batch_id, "batch"))
+        batch = await console.bus.get_batch(None, id_of(batch_id, "batch"))
         return ask(console, request, _question(batch, _refused(console, batch)))
 
     @routes.post("/batches/{batch_id}/cancel", dependencies=[Depends(site.csrf)])
     async def cancel(request: Request, batch_id: str) -> Response:
-        batch = await find_batch(console, id_of(batch_id, "batch"))
+        batch = await console.bus.get_batch(None, id_of(batch_id, "batch"))
         by = who(console, request, await request.form())
         if (refused := _refused(console, batch)) is not None:
             return ask(console, request, _question(batch, refused))
@@ -81,16 +73,6 @@ def path_of(batch: BatchMetadata) -> str:
     return f"/{folder}/{batch.batch_id}"
 
 
-async def find_batch(console: "Console", batch_id: "UUID") -> BatchMetadata:
-    """Recount and return a batch of whichever domain. Raises CommandBusError when there is none."""
-    async with transaction(console.pool, None) as conn:
-        domain = await batches.domain_of(conn, batch_id)
-        batch = None if domain is None else await batches.get(conn, domain, batch_id)
-    if batch is None:
-        raise _NoBatchError(f"no batch has the id {batch_id}; it may have been pruned")
-    return batch
-
-
 async def _listing(console: "Console", request: Request, batch_type: BatchType, path: str) -> Response:
     asked = Asked(request.query_params)
     domain = asked.name("domain", "Domain", console.app.domains(console.pool))
@@ -111,10 +93,7 @@ async def _listing(console: "Console", request: Request, batch_type: BatchType, 
 
 
 async def _one(console: "Console", request: Request, text: str, batch_type: BatchType) -> Response:
-    try:
-        batch = await find_batch(console, id_of(text, "batch"))
-    except _NoBatchError as error:
-        return console.site.problem(request, 404, "Not found", str(error))
+    batch = await console.bus.get_batch(None, id_of(text, "batch"))
     if batch.batch_type is not batch_type:
         return console.site.redirect(request, path_of(batch))
     asked = Asked(request.query_params)
@@ -142,7 +121,7 @@ async def _one(console: "Console", request: Request, text: str, batch_type: Batc
         page=page,
         path=path_of(batch),
         ended=ended,
-        seconds=((batch.completed_at or await bus_time(console)) - batch.created_at).total_seconds(),
+        seconds=((batch.completed_at or await console.bus.now()) - batch.created_at).total_seconds(),
         is_of_processes=batch_type is BatchType.PROCESS,
         is_refreshed=request.query_params.get("refresh") != "off" and not batch.status.is_final,
         line=command_line.line("batch", "show", batch.batch_id),

@@ -8,7 +8,7 @@ from fastapi.responses import Response
 from commandbus.models import CommandStatus
 from commandbus.web.pages import advice, command_line
 from commandbus.web.pages.asking import Asked, find_page
-from commandbus.web.pages.common import bus_time, id_of, is_cut, is_handled, known_types
+from commandbus.web.pages.common import id_of, is_cut, known_types
 from commandbus.web.site import NavLink
 from commandbus.web.timeline import draw
 
@@ -41,8 +41,8 @@ def router(console: "Console") -> APIRouter:
     async def one(request: Request, command_id: str) -> Response:
         command = await bus.get_command(id_of(command_id, "command"))
         events = await bus.get_audit_trail(command.command_id)
-        now = await bus_time(console)
-        handled = command.status.is_terminal or await is_handled(console, command.domain, command.command_type)
+        now = await bus.now()
+        handled = command.status.is_terminal or await bus.is_handled(command.domain, command.command_type)
         return site.render(
             request,
             "command.html",

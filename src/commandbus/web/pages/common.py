@@ -1,7 +1,6 @@
 """What the pages share: who asks, which names are known, how an action is confirmed."""
 
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
@@ -9,9 +8,6 @@ from fastapi import HTTPException, Request
 from fastapi.responses import Response
 from starlette.datastructures import FormData
 
-from commandbus._core.connection import transaction
-from commandbus._core.troubleshooting_sql import TroubleshootingSQL
-from commandbus.repositories import workers
 from commandbus.web.pages.asking import read_id
 
 if TYPE_CHECKING:
@@ -35,22 +31,6 @@ def known_types(console: "Console", domain: str | None = None) -> list[str]:
     """Return the command types that the application handles, in one domain or in all."""
     domains = console.app.registry.domains if domain is None else [domain]
     return sorted({kind for each in domains for kind in console.app.registry.command_types(each)})
-
-
-async def bus_time(console: "Console") -> datetime:
-    """Return the bus's clock, by which everything is stamped."""
-    async with transaction(console.pool, None) as conn:
-        row = await (await conn.execute(TroubleshootingSQL.NOW)).fetchone()
-    if row is None:
-        raise RuntimeError("the database told no time")
-    time: datetime = row[0]
-    return time
-
-
-async def is_handled(console: "Console", domain: str, command_type: str) -> bool:
-    """Whether some live worker handles a command type."""
-    async with transaction(console.pool, None) as conn:
-        return await workers.handles(conn, domain, command_type)
 
 
 @dataclass(frozen=True, slots=True)

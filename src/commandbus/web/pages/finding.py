@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from commandbus._core.connection import transaction
-from commandbus.errors import CommandNotFoundError
+from commandbus.errors import BatchNotFoundError, CommandNotFoundError
 from commandbus.process.repository import ProcessRepository
-from commandbus.repositories import batches
 from commandbus.web.pages.asking import read_id
+from commandbus.web.pages.batches import path_of
 
 if TYPE_CHECKING:
     from commandbus.web.console import Console
@@ -33,11 +32,12 @@ def router(console: "Console") -> APIRouter:
             pass
         if await ProcessRepository(console.pool).get(subject) is not None:
             return site.redirect(request, f"/processes/{subject}")
-        async with transaction(console.pool, None) as conn:
-            domain = await batches.domain_of(conn, subject)
-        if domain is not None:
-            return site.redirect(request, f"/batches/{subject}")
-        text = f"No command, process or batch has the id {subject}; it may be in another database, or pruned."
+        try:
+            batch = await console.bus.get_batch(None, subject)
+            return site.redirect(request, path_of(batch))
+        except BatchNotFoundError:
+            pass
+        text = f"No command, process or batch has the id {subject}; it may be of another database, or pruned."
         return site.problem(request, 404, "Not found", text)
 
     return routes

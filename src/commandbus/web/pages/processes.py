@@ -10,7 +10,7 @@ from commandbus.process.models import ProcessMetadata, ProcessStatus
 from commandbus.process.repository import ProcessRepository
 from commandbus.web.pages import advice, command_line
 from commandbus.web.pages.asking import Asked, find_page
-from commandbus.web.pages.common import Confirmation, ask, bus_time, id_of, is_cut, who
+from commandbus.web.pages.common import Confirmation, ask, id_of, is_cut, who
 from commandbus.web.site import NavLink
 from commandbus.web.timeline import draw
 
@@ -72,7 +72,7 @@ def router(console: "Console") -> APIRouter:
             trail=drawn,
             older=len(trail) - len(drawn),
             events=events,
-            timeline=draw(steps, await bus_time(console), cut=is_cut(request)),
+            timeline=draw(steps, await console.bus.now(), cut=is_cut(request)),
             advice=advice.for_process(process, trail),
             panels=await site.panels.of_process(process, drawn),
             is_managed=process.process_type in managers,

@@ -14,7 +14,7 @@ from commandbus.errors import InvalidPayloadError
 from commandbus.models import BulkResult, TroubleshootingFilter
 from commandbus.web.pages import command_line
 from commandbus.web.pages.asking import Asked, find_page, read_id
-from commandbus.web.pages.common import Actor, Confirmation, ask, bus_time, known_types, who
+from commandbus.web.pages.common import Actor, Confirmation, ask, known_types, who
 from commandbus.web.site import NavLink, with_query
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def router(console: "Console") -> APIRouter:
             page=page,
             path=_PATH,
             count=0 if asked.errors else await tsq.count_troubleshooting(where=where),
-            now=await bus_time(console),
+            now=await console.bus.now(),
             parked=[
                 (domain.domain, command_type, count)
                 for domain in status.domains
@@ -80,7 +80,7 @@ def router(console: "Console") -> APIRouter:
     async def confirm(request: Request) -> Response:
         chosen = _choose(console, request.query_params)
         if not chosen.ids:  # what is parked from now on is not what was looked at
-            now = await bus_time(console)
+            now = await console.bus.now()
             before = chosen.where.moved_before
             chosen = replace(chosen, where=replace(chosen.where, moved_before=min(now, before) if before else now))
         return ask(console, request, await _question(console, chosen))

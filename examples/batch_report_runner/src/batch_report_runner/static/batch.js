@@ -3,7 +3,8 @@ import { ask, byId, cell, link, span, tell } from "./common.js";
 
 const id = byId("batch").dataset.id;
 const OPEN = ["PENDING", "PROCESSING"];
-let cursor = "", shown = "", pause = 500;
+const PAGE = 50, LOOK_EVERY = 3000;
+let cursor = "", pause = 500, nextLook = 0;
 
 function showProgress(state) {
   byId("status").textContent = state.status;
@@ -33,22 +34,37 @@ async function refresh() {
   return state;
 }
 
-async function loadLeads(fresh) {
-  const query = new URLSearchParams({ status: byId("show").value, cursor: fresh ? "" : cursor, limit: "50" });
+function leadRow(lead) {
+  const row = document.createElement("tr");
+  cell(row, lead.name || lead.lead_id);
+  cell(row, lead.status);
+  cell(row, lead.attempts, "number wide");
+  cell(row, lead.error_code, "wide");
+  const report = lead.report_url ? link(lead.report_url, "Open") : "–";
+  if (report instanceof Node) { report.target = "_blank"; report.rel = "noopener"; }
+  cell(row, report);
+  return row;
+}
+
+// The first leads, as many as are shown, in one exchange of the rows; or those that follow them.
+async function loadLeads(fresh, count = PAGE) {
+  const asked = byId("show").value;
+  const query = new URLSearchParams({ status: asked, cursor: fresh ? "" : cursor, limit: String(count) });
   const page = await ask(`/api/batch/${id}/leads?${query}`);
-  if (fresh) byId("rows").replaceChildren();
-  for (const lead of page.items) {
-    const row = byId("rows").insertRow();
-    cell(row, lead.name || lead.lead_id);
-    cell(row, lead.status);
-    cell(row, lead.attempts, "number wide");
-    cell(row, lead.error_code, "wide");
-    const report = lead.report_url ? link(lead.report_url, "Open") : "–";
-    if (report instanceof Node) { report.target = "_blank"; report.rel = "noopener"; }
-    cell(row, report);
-  }
+  if (asked !== byId("show").value) return; // another choice was made meanwhile, and has its own answer
+  const rows = page.items.map(leadRow);
+  if (fresh) byId("rows").replaceChildren(...rows);
+  else byId("rows").append(...rows);
   cursor = page.next_cursor ?? "";
   byId("more").hidden = !cursor;
+}
+
+// What runs changes the leads that are shown. They are asked for every few seconds, and not while somebody is about to use a row.
+async function followLeads() {
+  const shown = byId("rows");
+  if (Date.now() < nextLook || shown.matches(":hover, :focus-within") || shown.rows.length > 1000) return;
+  nextLook = Date.now() + LOOK_EVERY;
+  try { await loadLeads(true, Math.max(PAGE, shown.rows.length)); } catch (error) { tell("problem", error.message); }
 }
 
 // A socket that breaks is opened anew, with a new token, after a pause that grows.
@@ -74,6 +90,7 @@ async function watch() {
     if (!("percentage" in news)) return;
     showProgress(news);
     addToHistory(news);
+    followLeads();
     ended = !OPEN.includes(news.status);
   });
   socket.addEventListener("close", () => ended ? watch() : again());

@@ -1,87 +1,23 @@
-"""The pages of batches, processes, commands, the troubleshooting queue and the audit trail: their routes."""
+"""The pages of batches, processes, commands, the troubleshooting queue and the audit trail: what they show."""
 
 import html
 import re
-from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import httpx
 import pytest
-import pytest_asyncio
 
-from commandbus import App, CommandBus, CommandStatus, SendRequest, TroubleshootingQueue
-from commandbus.process import ProcessRepository, ProcessStatus
+from commandbus import App, CommandBus, SendRequest
 from commandbus.web import ConsoleSettings, Panel, Site, create_console
 from tests.console.conftest import client_of
-from tests.console.shop import Played, Pool, fill, make_shop, work
+from tests.console.pages.reading import Reader, line, links
+from tests.console.shop import Played, Pool, fill
 
 pytestmark = pytest.mark.asyncio
 
 NOBODY = "0190163d-8694-739b-aea5-966c26f8ad91"
-
-
-@pytest.fixture
-def console_app() -> App:
-    return make_shop()
-
-
-@pytest_asyncio.fixture
-async def played(console_app: App, cb_pool: Pool) -> Played:
-    return await fill(console_app, cb_pool)
-
-
-class Reader:
-    """A person who reads pages and sends their forms."""
-
-    def __init__(self, client: httpx.AsyncClient) -> None:
-        self.client = client
-
-    async def get(self, path: str, status: int = 200) -> str:
-        """Open a page; returns its HTML."""
-        answer = await self.client.get(path)
-        assert answer.status_code == status, f"{path}: {answer.status_code}\n{answer.text}"
-        return answer.text
-
-    async def send(self, page: str, **typed: str) -> httpx.Response:
-        """Send the page's form with what was typed."""
-        found = re.search(r'<form[^>]*method="post" action="(/[^"]*)">(.*?)</form>', page, re.DOTALL)
-        assert found, page
-        fields: dict[str, list[str]] = {}
-        for name, value in re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', found[2]):
-            fields.setdefault(name, []).append(html.unescape(value))
-        return await self.client.post(html.unescape(found[1]), data=fields | typed)
-
-    async def done(self, page: str, **typed: str) -> str:
-        """Send the page's form; returns the page to which it leads, with its note."""
-        answer = await self.send(page, **typed)
-        assert answer.status_code == 303, answer.text
-        return await self.get(answer.headers["location"])
-
-
-@pytest_asyncio.fixture
-async def reader(console_app: App, cb_pool: Pool) -> AsyncIterator[Reader]:
-    async with client_of(create_console(console_app, cb_pool)) as client:
-        yield Reader(client)
-
-
-def links(page: str) -> set[str]:
-    """The addresses to which a page leads."""
-    return {html.unescape(href) for href in re.findall(r'href="([^"#][^"]*)"', page)}
-
-
-def note(page: str) -> str:
-    """What a page tells about the action before it."""
-    found = re.search(r"data-toast>([^<]*)<", page)
-    return html.unescape(found[1]) if found else ""
-
-
-def line(page: str) -> str:
-    """The command line that a page shows."""
-    found = re.search(r'<p class="line">.*?<code>(.*?)</code>', page)
-    assert found, page
-    return html.unescape(found[1])
 
 
 async def test_every_link_of_every_page_leads_somewhere(reader: Reader, played: Played) -> None:
@@ -221,6 +157,7 @@ async def test_what_is_not_there_is_a_page_that_says_so(reader: Reader) -> None:
     for kind in ("commands", "processes", "batches", "process-batches"):
         assert NOBODY in await reader.get(f"/{kind}/{NOBODY}", 404)
         assert "is no id" in await reader.get(f"/{kind}/seven", 404)
+    assert NOBODY in await reader.get(f"/batches/{NOBODY}/cancel", 404)
     assert NOBODY in await reader.get(f"/find?id={NOBODY}", 404)
 
 
@@ -228,7 +165,8 @@ async def test_an_id_is_found_whatever_it_is_of(reader: Reader, played: Played) 
     for found, path in (
         (played.commands["once"], "/commands"),
         (played.processes["once"], "/processes"),
-        (played.process_batch, "/batches"),
+        (played.process_batch, "/process-batches"),
+        (played.command_batch, "/batches"),
     ):
         answer = await reader.client.get(f"/find?id=%20{found}")
         assert answer.headers["location"] == f"{path}/{found}"
@@ -246,98 +184,6 @@ async def test_pages_of_a_list_have_each_item_once(reader: Reader, cb_pool: Pool
         following = re.search(r'href="([^"]+)" rel="next"', page)
         path = html.unescape(following[1]) if following else ""
     assert sorted(found) == sorted(map(str, sent))
-
-
-async def test_retrying_one_command_from_its_page(reader: Reader, played: Played, cb_bus: Any) -> None:
-    command_id = played.commands["permanent"]
-    question = await reader.get(f"/troubleshooting/act?action=retry&command_id={command_id}")
-    assert "Retry 1 parked command?" in question
-    assert line(question) == f"commandbus tsq retry {command_id}"
-    page = await reader.done(question, operator="ann", reason="a new card")
-    assert note(page) == "Retried 1 parked command."
-    event = (await cb_bus.get_audit_trail(command_id))[-1]
-    assert (event.event_type, event.details) == ("OPERATOR_RETRY", {"operator": "ann", "reason": "a new card"})
-    assert "<strong>ann</strong>: a new card" in page
-    again = await reader.done(question, operator="bob")  # who looked at the same page
-    assert f"{command_id} is PENDING" in note(again)
-    assert note(again).startswith("Retried 0 parked commands. Not in the troubleshooting queue (any more)")
-
-
-async def test_completing_takes_a_json_object(reader: Reader, played: Played, cb_bus: Any) -> None:
-    command_id = played.commands["transient"]
-    question = await reader.get(f"/troubleshooting/act?action=complete&command_id={command_id}")
-    for wrong, why in (("{", "The result is no JSON"), ("[1]", "must be a JSON object"), ('{"a": NaN}', "NaN")):
-        answer = await reader.send(question, result=wrong, reason="by hand")
-        assert answer.status_code == 422
-        assert why in answer.text
-        assert "by hand" in answer.text
-    await reader.done(question, result='{"receipt": "R-7"}')
-    command = await cb_bus.get_command(command_id)
-    assert (command.status, command.result) == (CommandStatus.COMPLETED, {"receipt": "R-7"})
-
-
-async def test_all_that_match_are_those_that_were_looked_at(
-    reader: Reader, played: Played, console_app: App, cb_pool: Pool
-) -> None:
-    question = await reader.get("/troubleshooting/act?action=cancel&all=yes&domain=mail")
-    assert "Cancel 2 parked commands?" in question
-    assert line(question).startswith("commandbus tsq cancel --domain mail --moved-before ")
-    later = await fill(console_app, cb_pool, ["permanent"])
-    page = await reader.done(question, reason="not needed")
-    assert note(page) == "Cancelled 2 parked commands."
-    left = await TroubleshootingQueue(cb_pool).list_troubleshooting("mail")
-    assert [item.command_id for item in left.items] == list(later.commands.values())
-    gone = await reader.get("/troubleshooting/act?action=cancel&all=yes&domain=nobody", 422)
-    assert "Nothing is parked that this finds" in gone
-
-
-async def test_a_bulk_action_has_a_limit(console_app: App, cb_pool: Pool, played: Played) -> None:
-    async with client_of(create_console(console_app, cb_pool, ConsoleSettings(max_bulk=3))) as client:
-        reader = Reader(client)
-        question = await reader.get("/troubleshooting/act?action=retry&all=yes", 422)
-        assert "At most 3 at once" in question
-        assert line(question).startswith("commandbus tsq retry --moved-before ")
-        named = "&".join(f"command_id={uuid4()}" for _ in range(251))
-        assert "at most 250" in await reader.get(f"/troubleshooting/act?action=retry&{named}", 422)
-        few = "&".join(f"command_id={uuid4()}" for _ in range(4))
-        assert "At most 3 at once" in await reader.get(f"/troubleshooting/act?action=retry&{few}", 422)
-        batch = f"/batches/{played.process_batch}/cancel"
-        form = await reader.get(batch)
-    async with client_of(create_console(console_app, cb_pool, ConsoleSettings(max_bulk=1))) as client:
-        reader = Reader(client)
-        assert "2 members have not ended; at most 1 at once" in await reader.get(batch, 422)
-        own = await reader.get(f"/processes/{played.processes['transient']}/cancel")  # for a token of this session
-        token = re.findall(r'name="csrf_token" value="[^"]*"', own)[0]
-        refused = await reader.send(re.sub(r'name="csrf_token" value="[^"]*"', token, form))
-        assert (refused.status_code, "at most 1 at once" in refused.text) == (422, True)
-        page = await reader.get(f"/process-batches/{played.process_batch}")
-        assert 'data-figure="parked">2<' in page
-
-
-async def test_a_process_is_cancelled_from_its_page(
-    reader: Reader, console_app: App, cb_pool: Pool, played: Played
-) -> None:
-    process_id = played.processes["permanent"]
-    page = await reader.done(await reader.get(f"/processes/{process_id}/cancel"), reason="ordered twice")
-    assert note(page) == "Cancelled."
-    await work(console_app, cb_pool)
-    process = await ProcessRepository(cb_pool).get(process_id)
-    assert process is not None
-    assert process.status is ProcessStatus.COMPENSATED
-    assert "it has ended already" in await reader.get(f"/processes/{process_id}/cancel", 422)
-    answer = await reader.send(await reader.get(f"/processes/{played.processes['transient']}/cancel"))
-    assert answer.status_code == 303
-
-
-async def test_a_batch_is_cancelled_from_its_page(reader: Reader, played: Played, cb_bus: Any) -> None:
-    page = await reader.get(f"/process-batches/{played.process_batch}")
-    assert 'data-figure="parked">2<' in page
-    assert f"/batches/{played.process_batch}/cancel" in links(page)
-    page = await reader.done(await reader.get(f"/batches/{played.process_batch}/cancel"), operator="ann")
-    assert note(page).startswith("Cancelled 2; 0 in flight")
-    question = await reader.get(f"/batches/{played.command_batch}/cancel")
-    assert "a parked one stays" in question
-    assert (await reader.send(question)).status_code == 303
 
 
 async def test_refreshing_a_batch_is_switched_in_its_address(reader: Reader, played: Played) -> None:
@@ -390,18 +236,6 @@ async def test_an_application_adds_panels_and_a_broken_one_does_no_harm(
         page = await reader.get(f"/processes/{played.processes['once']}")
         assert "This could not be shown: KeyError" in page
         assert "Every step succeeded." in page
-
-
-async def test_nothing_is_changed_without_the_forms_token(reader: Reader, played: Played, cb_bus: Any) -> None:
-    command_id = played.commands["permanent"]
-    for path in (
-        "/troubleshooting/act",
-        f"/processes/{played.processes['permanent']}/cancel",
-        f"/batches/{played.process_batch}/cancel",
-    ):
-        answer = await reader.client.post(path, data={"action": "retry", "command_id": str(command_id)})
-        assert answer.status_code == 403, path
-    assert (await cb_bus.get_command(command_id)).status is CommandStatus.IN_TROUBLESHOOTING_QUEUE
 
 
 async def test_an_empty_bus_has_pages_that_say_so(reader: Reader) -> None:
