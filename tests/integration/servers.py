@@ -21,7 +21,11 @@ class Server:
         return self._dsn_of(self._own(name))
 
     def create(self, name: str, template: str | None = None) -> str:
-        """Create a database, as a copy of another one of ours; returns its DSN."""
+        """Create a database, as a copy of another one of ours, in place of its namesake; returns its DSN."""
+        if (
+            name in self._databases
+        ):  # of a module's fixture: xdist took the worker away from the file, and brought it back
+            self.drop(name)
         source = "template1" if template is None else self._own(template)
         create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
         self._run(create.format(sql.Identifier(self._own(name)), sql.Identifier(source)))
