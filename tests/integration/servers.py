@@ -22,9 +22,7 @@ class Server:
 
     def create(self, name: str, template: str | None = None) -> str:
         """Create a database, as a copy of another one of ours, in place of its namesake; returns its DSN."""
-        if (
-            name in self._databases
-        ):  # of a module's fixture: xdist took the worker away from the file, and brought it back
+        if name in self._databases:  # of a module's fixture, whose file xdist took from this worker and brought back
             self.drop(name)
         source = "template1" if template is None else self._own(template)
         create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
