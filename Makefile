@@ -5,7 +5,9 @@ VENV ?= .venv
 # The first Python that is new enough and can make a virtual environment; name another by make PYTHON=/path/to/python
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
-JOBS ?= logical
+# One more than there are cores: tests wait for servers and workers a sixth of their time.
+JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
+FAST = -n $(JOBS) --dist worksteal -m "not slow"
 DEMO_PROCESSES ?= 10000
 DEMO_REPORT ?= build/demo-report.json
 LONG_PROCESSES ?= 100000
@@ -25,7 +27,7 @@ help:
 	@echo "make check   lint, format, types, import rules"
 	@echo "make docs    the documentation as a site, in build/docs"
 	@echo "make screenshots   pictures of console and load report in build/screenshots, for make docs; needs chromium"
-	@echo "make test    the fast tests, in parallel, with coverage"
+	@echo "make test    the fast tests, in parallel; make test COVERAGE=1: and what they cover"
 	@echo "make demo    $(DEMO_PROCESSES) processes under chaos, with a printed and a written report"
 	@echo "make long    the slow tests, and $(LONG_PROCESSES) processes under load; make audit, make format, make changelog, make lock, make clean"
 	@echo "make bench   the benchmarks; make soak: bad input, schedules and faults for $(SECONDS) s"
@@ -64,12 +66,17 @@ format: $(STAMP)
 	"$(BIN)/ruff" check --fix .
 	"$(BIN)/ruff" format .
 
-# `coverage run -m pytest` rather than pytest-cov: the plugin under test is imported before any other plugin could measure it.
+# Measuring makes the tests a sixth slower: it is for CI. `coverage run -m pytest` rather than pytest-cov: the plugin under
+# test is imported before any other plugin could measure it.
 test: $(STAMP)
+ifdef COVERAGE
 	"$(BIN)/coverage" erase
-	"$(BIN)/coverage" run -m pytest -n $(JOBS) --dist worksteal -m "not slow"
+	"$(BIN)/coverage" run -m pytest $(FAST)
 	"$(BIN)/coverage" combine --quiet
 	"$(BIN)/coverage" report
+else
+	"$(BIN)/python" -m pytest $(FAST)
+endif
 
 demo: $(STAMP)
 	@mkdir -p "$(dir $(DEMO_REPORT))" && rm -f "$(DEMO_REPORT)"

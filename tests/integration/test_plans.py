@@ -189,6 +189,7 @@ async def test_no_statement_walks_through_the_backlog(quiet_dsn: str, analyzed: 
     assert faults(plans) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("analyzed", "pins", "expected"),
     [

@@ -186,7 +186,9 @@ def place_of(step: str, visit: int) -> int:
     return [n for n, s in enumerate(PATH) if s == step][visit - 1]
 
 
-@pytest.mark.parametrize("is_routed", [False, True], ids=["manager here", "manager elsewhere"])
+@pytest.mark.parametrize(
+    "is_routed", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["manager here", "manager elsewhere"]
+)
 @pytest.mark.parametrize("is_full", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["typical", "full"])
 async def test_every_saga_ends_as_the_rules_say(bench: Bench, is_routed: bool, is_full: bool) -> None:
     table = list(scenarios(is_routed=is_routed, is_full=is_full))

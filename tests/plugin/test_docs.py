@@ -62,6 +62,7 @@ def folder(tmp_path: Path) -> Path:
     return place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_a_page_does_what_its_text_says(page: Path, folder: Path, database: str, cb_postgres: str):
     follow(page, folder, database, cb_postgres)

@@ -86,6 +86,7 @@ def test_examples_are_as_fresh_as_tests(suite: Suite):
     run(suite).assert_outcomes(passed=4)
 
 
+@pytest.mark.slow
 def test_what_is_wrong_in_one_example_is_the_failure(suite: Suite):
     write(
         suite,
