@@ -50,6 +50,7 @@ def test_a_distribution_is_met_to_the_command_and_evenly(count: int, cuts: list[
         assert abs(places[: count // 2].count(kind) - whole[kind] / 2) <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.asyncio
 async def test_figures_under_load_are_those_of_a_recount(
     api: httpx.AsyncClient, cb_pool: Pool, cb_worker_pool: Any, cb_clock: Any

@@ -50,7 +50,7 @@ async def work(hand: Hand) -> None:
 
 
 @pytest.mark.parametrize(
-    "analyzed", ["never", pytest.param("while empty", marks=pytest.mark.slow), "after it was filled"]
+    "analyzed", ["never", *(pytest.param(a, marks=pytest.mark.slow) for a in ("while empty", "after it was filled"))]
 )
 async def test_no_cancel_walks_through_the_backlog(quiet_dsn: str, analyzed: str) -> None:
     async with watched(quiet_dsn, analyzed=analyzed) as (hand, plans):

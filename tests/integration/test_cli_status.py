@@ -62,6 +62,7 @@ def test_a_backlog_and_a_domain_of_ones_own(folder: Path, database: str) -> None
     assert [d["domain"] for d in told(folder, database, "--domain", "billing")["domains"]] == ["billing"]
 
 
+@pytest.mark.slow
 def test_what_a_worker_did_and_what_it_left(folder: Path, database: str) -> None:
     with worker(folder, database, "--concurrency", "3") as running:
         for _ in range(5):

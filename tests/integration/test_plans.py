@@ -178,7 +178,9 @@ def names(plans: list[dict[str, Any]]) -> set[str]:
     return {name for name in ALWAYS if f"commandbus.{name}(" in text}
 
 
-@pytest.mark.parametrize("analyzed", ["never", "while empty", "after it was filled"])
+@pytest.mark.parametrize(
+    "analyzed", ["never", *(pytest.param(a, marks=pytest.mark.slow) for a in ("while empty", "after it was filled"))]
+)
 async def test_no_statement_walks_through_the_backlog(quiet_dsn: str, analyzed: str) -> None:
     async with watched(quiet_dsn, analyzed=analyzed) as (hand, plans):
         async with asyncio.timeout(60):

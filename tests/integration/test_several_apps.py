@@ -222,6 +222,7 @@ def write_apps(folder: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.asyncio
 async def test_worker_processes_of_two_applications_also_when_one_is_killed(
     dsn: str, pool: AsyncConnectionPool[Any], tmp_path: Path

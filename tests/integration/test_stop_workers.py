@@ -82,6 +82,7 @@ async def test_one_is_asked_by_its_id_and_the_others_go_on(bench: Bench) -> None
         await bench.until(await bench.send("Ping"))
 
 
+@pytest.mark.slow
 def test_the_command_line_stops_a_domain_and_then_supervised_processes_for_good(tmp_path: Path, empty_dsn: str) -> None:
     folder = write_shop(tmp_path)
     migrate(empty_dsn)

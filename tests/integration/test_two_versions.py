@@ -328,7 +328,9 @@ async def shop(empty_dsn: str, tmp_path: Path) -> AsyncIterator[Shop]:
         yield Shop(tmp_path, empty_dsn, pool)
 
 
-ENDS = pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+ENDS = pytest.mark.parametrize(
+    "how", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)], ids=lambda number: number.name
+)
 
 
 @ENDS

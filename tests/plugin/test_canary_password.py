@@ -48,6 +48,7 @@ FAILING = """
 """
 
 
+@pytest.mark.slow
 def test_a_run_with_failures_shows_it_nowhere(suite: Suite) -> None:
     suite.write(FAILING)
     with EmbeddedPostgres(tcp=True) as server:

@@ -201,7 +201,9 @@ def test_the_next_step_sees_response_data(suite: Suite):
     suite.run("--cb-chaos=other-money").assert_outcomes(passed=2)
 
 
-@pytest.mark.parametrize("given", [("--cb-chaos=rough", "-n2"), ("--cb-chaos", "rough")], ids=" ".join)
+@pytest.mark.parametrize(
+    "given", [pytest.param(("--cb-chaos=rough", "-n2"), marks=pytest.mark.slow), ("--cb-chaos", "rough")], ids=" ".join
+)
 def test_the_line_that_runs_a_failure_again_names_the_profile(suite: Suite, given: tuple[str, ...]):
     with_profiles(suite, ROUGH)
     suite.write(

@@ -51,7 +51,9 @@ def test_it_tells_seed_stats_and_timelines(suite: Suite):
     assert all(re.fullmatch(r"\d+\.\d\d", seconds) for seconds in re.findall(r"\+(\S+) s  ", text))
 
 
-@pytest.mark.parametrize("arguments", [(), ("-n2",)], ids=["without xdist", "with xdist"])
+@pytest.mark.parametrize(
+    "arguments", [(), pytest.param(("-n2",), marks=pytest.mark.slow)], ids=["without xdist", "with xdist"]
+)
 def test_its_line_runs_the_test_again_with_the_same_outcome(suite: Suite, arguments: tuple[str, ...]):
     suite.write(FAILING)
     first = suite.run_process("test_it.py", *arguments)

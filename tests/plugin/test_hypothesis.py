@@ -34,6 +34,7 @@ def run(suite: Suite, *arguments: str) -> pytest.RunResult:
     return suite.run_process("-p", "hypothesispytest", "--cb-seed=5", *arguments)
 
 
+@pytest.mark.slow
 def test_examples_are_as_fresh_as_tests(suite: Suite):
     write(
         suite,

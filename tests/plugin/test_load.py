@@ -47,6 +47,7 @@ def told(folder: Path, name: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_every_number_of_shards_gives_each_process_the_same_outcome(suite: Suite) -> None:
     suite.write("import json\n" + ROUGH + EACH_OUTCOME)
     folder = suite.pytester.path
@@ -203,6 +204,7 @@ async def test_orders(cb_load):
     result.stdout.fnmatch_lines(["*ShardLostError: shard 2 of 2 failed: ValueError: no data for this one*"])
 
 
+@pytest.mark.slow
 def test_a_shard_whose_process_died_does_not_hold_the_others(suite: Suite) -> None:
     suite.write(
         """

@@ -63,7 +63,11 @@ async def test_a_second_batch_of_a_test_rolls_anew(cb_process_batch):
     assert first.predict() != second.predict()
 
 
-@pytest.mark.parametrize("distribution", [(), ("-n0",), ("-n2",), ("-n4",)], ids=lambda d: " ".join(d) or "without")
+@pytest.mark.parametrize(
+    "distribution",
+    [(), ("-n0",), ("-n2",), pytest.param(("-n4",), marks=pytest.mark.slow)],
+    ids=lambda d: " ".join(d) or "without",
+)
 def test_xdist_changes_no_outcome(suite: Suite, distribution: tuple[str, ...]):
     suite.write(
         f"""
