@@ -6,6 +6,7 @@ import signal
 from collections.abc import AsyncIterator
 from enum import StrEnum
 from pathlib import Path
+from time import monotonic
 from typing import Any
 from uuid import uuid4
 
@@ -237,6 +238,7 @@ class Shop:
 
     def __init__(self, folder: Path, dsn: str, pool: AsyncConnectionPool[Any]) -> None:
         self.folder, self.dsn, self.pool, self.bus = folder, dsn, pool, CommandBus(pool)
+        self.began = monotonic()
         self.coupons = 0  # orders of the new version: each has one, and is to keep it
         for name, text in (("old", OLD), ("new", NEW)):
             (folder / f"{name}.py").write_text(text)
@@ -312,8 +314,10 @@ class Shop:
         assert counted["RETRY_SCHEDULED"] == 0
         assert await self.number("c.status <> 'COMPLETED' OR c.attempts <> 1") == 0
         assert counted["COMPLETED"] == await self.number("true")
-        assert await most_events(self.dsn, "RELEASED") <= 3
-        assert await most_events(self.dsn, "RECEIVED") <= 5
+        # A version looks for what is the other's only now and then: in a circle it would be hundreds of times a second.
+        given_back = 3 + (monotonic() - self.began)
+        assert await most_events(self.dsn, "RELEASED") <= given_back
+        assert await most_events(self.dsn, "RECEIVED") <= given_back + 2
         coupons = "SELECT count(*) FROM commandbus.process WHERE process_type = 'Order' AND state ->> 'coupon' = 'X7'"
         assert await ask(self.dsn, coupons) == [(self.coupons,)]
         assert await ask(self.dsn, "SELECT DISTINCT status FROM commandbus.process") == [("COMPLETED",)]
