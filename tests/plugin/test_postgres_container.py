@@ -46,14 +46,16 @@ SAME_FOR_ALL = """
 def engine() -> Iterator[Any]:
     """A client of the Docker engine that has the image; without one the test is skipped, or fails where it must run."""
     miss = pytest.fail if os.environ.get("CB_CONTAINER_TESTS") == "required" else pytest.skip
+    problem = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # sockets that the client leaves open when nobody answers
         try:
             client = docker.from_env()
         except docker.errors.DockerException as error:
-            miss(f"no Docker engine: {error}")
-        finally:
-            gc.collect()
+            problem = str(error)  # no more of it: its frames hold the sockets
+        gc.collect()
+    if problem is not None:
+        miss(f"no Docker engine: {problem}")
     try:
         client.images.get(IMAGE)
     except docker.errors.ImageNotFound:
