@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 # One more than there are cores: tests wait for servers and workers a sixth of their time.
 JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 FAST = -n $(JOBS) --dist worksteal -m "not slow"
-# make test COVERAGE=1 measures, which makes the tests a sixth slower, and asks for 90 %, as CI does
+# make test COVERAGE=1 measures, which makes the tests an eighth slower, and asks for 90 %, as CI does
 COVERAGE ?=
 DEMO_PROCESSES ?= 10000
 DEMO_REPORT ?= build/demo-report.json
