@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
 import pytest
 
 from commandbus import Command, CommandStatus, Ended, HandlerContext, Middleware, TransientCommandError
-from tests.integration.worker_kit import Bench, eventually
+from tests.integration.worker_kit import NEVER, Bench, eventually
 
 pytestmark = pytest.mark.asyncio
 
@@ -138,6 +139,32 @@ async def test_a_layer_that_cannot_prepare_costs_no_attempt(bench: Bench) -> Non
         done = await bench.until(await bench.send("Ping"))
     assert (done.attempts, done.lost_leases) == (1, 0)
     assert await bench.trail(done.command_id) == ["SENT", "RECEIVED", "RELEASED", "RECEIVED", "COMPLETED"]
+
+
+async def test_what_a_layer_cannot_prepare_for_is_left_to_other_workers(bench: Bench) -> None:
+    """The worker that gave it back asks again only after a pause, though the notification of its release wakes it."""
+
+    class Broken(Middleware):
+        async def claimed(self, batch: Sequence[HandlerContext]) -> None:
+            raise ConnectionError("the tracer is away")
+
+    @bench.handler("Ping")
+    async def ping(command: Command, context: HandlerContext) -> None: ...
+
+    async with bench.worker(middleware=[Broken()], poll_interval=NEVER) as broken:
+        command_id = await bench.send("Ping")
+
+        async def twice() -> bool | None:
+            return (await bench.trail(command_id)).count("RELEASED") >= 2 or None
+
+        await eventually(twice, "the command to be given back twice")
+        async with bench.worker(poll_interval=NEVER) as healthy:
+            await bench.until(command_id)
+    events = await bench.bus.get_audit_trail(command_id)
+    assert events[-1].worker_id == healthy.worker_id
+    pairs = [(a, b) for a, b in pairwise(events) if a.event_type == "RELEASED" and b.worker_id == broken.worker_id]
+    assert pairs
+    assert all((again.timestamp - released.timestamp).total_seconds() > 0.9 for released, again in pairs)
 
 
 @pytest.mark.parametrize("timeout", [None, 0])

@@ -65,8 +65,8 @@ class Intake:
         waiting = {pending.claimed.seq for lane in self.slots.lanes for pending in lane.pending}
         return waiting | {pending.claimed.seq for pending in self.slots.running.values()} | self._settling.seqs()
 
-    async def take(self, lane: Lane, claims: Sequence[Claimed], claimed_at: float) -> list[Claimed]:
-        """Start what was claimed; returns what is to be released.
+    async def take(self, lane: Lane, claims: Sequence[Claimed], claimed_at: float) -> tuple[list[Claimed], float]:
+        """Start what was claimed; returns what is to be released, and for how many seconds that is left to others.
 
         That is too many of a type that was never measured, or all when a middleware could not prepare for them or the
         worker stops.
@@ -75,13 +75,14 @@ class Intake:
         unmeasured = lane.unmeasured()
         excess: list[Claimed] = []
         for claimed in claims:
+            if (pending := self._pending(lane, claimed, claimed_at)) is None:
+                continue  # for a worker that has its handler, and given back once, however many there are
             if claimed.command_type not in lane.durations:
                 unmeasured[claimed.command_type] += 1
                 if unmeasured[claimed.command_type] > lane.size:
                     excess.append(claimed)
                     continue
-            if (pending := self._pending(lane, claimed, claimed_at)) is not None:
-                runs.append(pending)
+            runs.append(pending)
         try:
             for layer in self._middleware:
                 await layer.claimed([pending.run.context for pending in runs])
@@ -91,12 +92,11 @@ class Intake:
                 len(runs),
                 extra=about(domain=self.settlement.domain, worker_id=self.settlement.worker_id),
             )
-            await asyncio.sleep(_PAUSE)
-            return excess + [pending.claimed for pending in runs]
+            return excess + [pending.claimed for pending in runs], _PAUSE
         if self.is_stopping:
-            return excess + [pending.claimed for pending in runs]
+            return excess + [pending.claimed for pending in runs], 0.0
         self.slots.add(lane, runs)
-        return excess
+        return excess, 0.0
 
     def _pending(self, lane: Lane, claimed: Claimed, claimed_at: float) -> Pending | None:
         lease = CommandLease(claimed, self._pool, self.settlement, self._settling.hooks)
@@ -153,7 +153,6 @@ class Place:
         self.scan_seconds = 0.0  # of those, what the last claim from the very beginning spent on looking
         self.is_short = False  # the last claim was not filled, and looking for more took no time
         self.is_drained = False  # nothing was left, as far as is known
-        self.has_released = False  # what the last claim found was given back, for others first
 
 
 class Claiming:
@@ -230,10 +229,10 @@ class Claiming:
             found = await self._claim_from_start(lane, limit)
         else:
             found = await self._claim_after(lane, limit)
-            is_done = found == limit or place.after == 0 or place.has_released or self._is_stopping
+            is_done = found == limit or place.after == 0 or self._is_stopping
             if not is_done and place.scan_seconds <= _QUICK_SCAN:
                 found += await self._claim_from_start(lane, limit - found)
-        place.is_short = found < limit and place.scan_seconds <= _QUICK_SCAN and not place.has_released
+        place.is_short = found < limit and place.scan_seconds <= _QUICK_SCAN
         return found
 
     async def _claim_from_start(self, lane: Lane, limit: int) -> int:
@@ -257,21 +256,18 @@ class Claiming:
         if not claims:
             return 0
         place.after = claims[-1].seq
-        place.has_released = False
         self.highest = max(self.highest, claims[-1].seq)
         self._counts.add_claims([(claimed.command_type, claimed.waited) for claimed in claims])
-        excess = await intake.take(lane, claims, claimed_at)
-        if excess:
-            is_full = lane.has_unmeasured  # until one of those has ended, so that nothing is claimed at once again
-            await self._conn.retrying(
-                lambda conn: queue.release(conn, settlement.domain, settlement.worker_id, excess), "release"
-            )
-            if is_full:
-                place.after = 0
-                return limit  # there is more for whoever has room first
-            place.has_released = True  # for others first: whoever claims at once would only get it back
-            return 0
-        return len(claims)
+        excess, pause = await intake.take(lane, claims, claimed_at)
+        if not excess:
+            return len(claims)
+        is_full = lane.has_unmeasured  # until one of those has ended, so that nothing is claimed at once again
+        await self._conn.retrying(
+            lambda conn: queue.release(conn, settlement.domain, settlement.worker_id, excess), "release"
+        )
+        place.after = 0
+        await asyncio.sleep(pause)
+        return limit if is_full else 0  # there is more for whoever has room first
 
     async def _ask(self, conn: Connection, lane: Lane, limit: int) -> list[Claimed]:
         place, settlement = self._places[lane], self._intake.settlement

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -13,6 +12,7 @@ from psycopg_pool import PoolTimeout
 
 from commandbus._core.connection import Connection, Pool
 from commandbus.errors import PoolTooSmallError
+from commandbus.jitter import factor
 
 _log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
@@ -93,7 +93,7 @@ class ReservedConnection:
                     return await operation(conn)
             except (psycopg.OperationalError, ReadOnlySqlTransaction, PoolTimeout) as error:
                 _log.warning("%s failed, again in %.2f s: %s", what, delay, error, extra=self.about)
-                await asyncio.sleep(delay * random.uniform(0.5, 1.5))
+                await asyncio.sleep(delay * factor(0.5, 1.5))
                 delay = min(delay * 2, _LONGEST_DELAY)
 
     async def _take(self, timeout: float | None = None) -> Connection:
