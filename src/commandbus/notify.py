@@ -9,7 +9,6 @@ import asyncio
 import hashlib
 import logging
 import os
-import random
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
@@ -21,6 +20,7 @@ from psycopg import sql
 
 from commandbus._core.connection import Connection, Pool
 from commandbus.errors import CommandBusError
+from commandbus.jitter import factor
 
 _log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class Listener:
                 _log.warning("listening on %s stopped, connecting again: %s", ", ".join(self._channels), error)
             if monotonic() - started > 2 * _LONGEST_DELAY:  # it had worked for a while
                 delay = _FIRST_DELAY
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # jitter is no secret
+            await asyncio.sleep(delay * factor(0.5, 1.0))
             delay = min(2 * delay, _LONGEST_DELAY)
 
     async def _listen(self) -> None:

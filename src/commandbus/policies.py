@@ -1,9 +1,10 @@
 """When a failed command is tried again."""
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
+
+from commandbus.jitter import factor
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class RetryPolicy:
             return 0.0
         seconds = float(self.backoff_schedule[min(max(failures, 1), len(self.backoff_schedule)) - 1])
         if self.jitter:
-            seconds *= 1 + random.uniform(-self.jitter, self.jitter)
+            seconds *= 1 + factor(-self.jitter, self.jitter)
         return seconds
 
     def is_exhausted(self, failures: int, max_attempts: int | None = None) -> bool:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import random
 from collections.abc import AsyncIterator, Iterable
 
 import psycopg
@@ -10,6 +9,7 @@ import psycopg
 from commandbus._core.connection import Connection, Pool, transaction
 from commandbus._core.cursor import check_limit
 from commandbus.errors import ReplyLostError
+from commandbus.jitter import factor
 from commandbus.models import ReceivedReply
 from commandbus.notify import Alarm, reply_channel
 from commandbus.payload import check_name
@@ -103,5 +103,5 @@ class ReplyQueue:
             if self._pool.closed:
                 raise
             _log.warning("replies at %s could not be received, trying again: %s", self.reply_to, error)
-            await asyncio.sleep(_PAUSE * random.uniform(0.5, 1.0))  # jitter is no secret
+            await asyncio.sleep(_PAUSE * factor(0.5, 1.0))
             return []

@@ -7,7 +7,6 @@ application that handles no commands runs it alone.
 
 import asyncio
 import logging
-import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ import psycopg
 
 from commandbus._core.connection import Connection, Pool, transaction
 from commandbus._core.process_sql import ProcessParsers, ProcessSQL
+from commandbus.jitter import factor
 from commandbus.logging import about
 from commandbus.migrate import check_schema
 from commandbus.models import ReplyOutcome
@@ -69,7 +69,7 @@ class ProcessReplyRouter:
             if pool.closed:
                 raise
             _log.warning("replies could not be routed, trying again; they stay where they are: %s", error)
-            await asyncio.sleep(_PAUSE * random.uniform(0.5, 1.0))  # jitter is no secret
+            await asyncio.sleep(_PAUSE * factor(0.5, 1.0))
 
     async def route(self, conn: Connection | None = None) -> int:
         """Apply the replies that wait now, in chunks of one transaction each; returns how many rows were taken."""
