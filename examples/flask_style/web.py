@@ -117,6 +117,7 @@ def _asked(environ: WSGIEnvironment) -> list[dict[str, Any]]:
 
 class ThreadingServer(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+    request_queue_size = 128  # the standard library's 5 turns clients away that come at the same time
 
 
 class QuietHandler(WSGIRequestHandler):

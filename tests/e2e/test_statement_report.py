@@ -24,6 +24,7 @@ from tests.e2e.app.main import app
 from tests.e2e.app.models import ProcessStepBehavior, TestCommandRepository
 from tests.e2e.app.process.statement_report import StatementReportProcess, StatementReportState, StatementReportStep
 from tests.e2e.app.rendering import OutputType, money
+from tests.json_values import texts
 
 Pool = AsyncConnectionPool[Any]
 ACCOUNTS = ["ACC-0003", "ACC-0017"]
@@ -115,7 +116,7 @@ behaviors = st.builds(
     min_duration_ms=st.integers(0, 10),
     max_duration_ms=st.integers(10, 20),
     error_code=st.none() | st.just("CODE"),
-    response_data=st.none() | st.dictionaries(st.text(), st.integers() | st.none()),
+    response_data=st.none() | st.dictionaries(texts, st.integers() | st.none()),
 )
 paths = st.none() | st.text()
 

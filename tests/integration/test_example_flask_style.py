@@ -4,12 +4,14 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +150,20 @@ def test_an_operator_retries_what_is_parked(shop: Shop) -> None:
 def test_a_view_waits_for_the_worker_s_answer(shop: Shop) -> None:
     status, body = shop.post("/receipts", {"to": "Ann"})
     assert (status, body["outcome"], body["result"]) == (200, "SUCCESS", {"receipt": "Dear Ann, thank you."})
+
+
+def test_clients_that_come_at_the_same_time_are_let_in(shop: Shop) -> None:
+    """While the server takes none, as one that is busy: each beyond its queue would wait in vain."""
+    address = ("127.0.0.1", int(shop.url.rpartition(":")[2]))
+    web = shop.processes[0]
+    web.send_signal(signal.SIGSTOP)
+    try:
+        with ExitStack() as connections:
+            for _ in range(60):
+                connections.enter_context(socket.create_connection(address, timeout=10))
+    finally:
+        web.send_signal(signal.SIGCONT)
+    assert shop.get("/parked") == []
 
 
 def test_many_requests_at_once(shop: Shop) -> None:
