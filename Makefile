@@ -17,11 +17,16 @@ LONG_PROCESSES ?= 100000
 SECONDS ?= 600
 
 BIN := $(VENV)/bin
+# Two stages, since half of the set-up's time goes into what the fast tests do not need: the extras test, and dev.
 STAMP := $(VENV)/.stamp
+DEV_STAMP := $(VENV)/.stamp-dev
 export PIP_ROOT_USER_ACTION := ignore
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Bytecode is written at the first import, else each of the processes that the tests start compiles everything again.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 .PHONY: help setup check docs screenshots format changelog test demo bench soak long audit lock clean
 
 help:
@@ -34,18 +39,28 @@ help:
 	@echo "make long    the slow tests, and $(LONG_PROCESSES) processes under load; make audit, make format, make changelog, make lock, make clean"
 	@echo "make bench   the benchmarks; make soak: bad input, schedules and faults for $(SECONDS) s"
 
-setup: $(STAMP)
+setup: $(DEV_STAMP)
 
-# The stamp is written last, so an interrupted set-up starts again from nothing.
+INSTALL = "$(BIN)/python" -m pip install -qq --no-compile --constraint constraints.txt
+define NEW_VENV
+	test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer with venv was found. Install one" \
+		"(Debian: apt-get install python3-venv), or name it: make PYTHON=/path/to/python" >&2; exit 1; }; \
+	"$(PYTHON)" -m venv --clear "$(VENV)" && $(INSTALL) hatchling editables
+endef
+
+# A stamp is written last, so an interrupted set-up starts again from nothing.
 $(STAMP): pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer with venv was found. Install one" \
-		"(Debian: apt-get install python3-venv), or name it: make PYTHON=/path/to/python" >&2; exit 1; }
-	"$(PYTHON)" -m venv --clear "$(VENV)"
-	"$(BIN)/python" -m pip install -qq --constraint constraints.txt hatchling editables
-	"$(BIN)/python" -m pip install -qq --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	@$(NEW_VENV)
+	$(INSTALL) --no-build-isolation --editable '.[test]'
 	@touch "$(STAMP)"
 
-check: $(STAMP)
+# Adds to the first stage where that is there and up to date.
+$(DEV_STAMP): pyproject.toml constraints.txt
+	@[ "$(STAMP)" -nt pyproject.toml ] && [ "$(STAMP)" -nt constraints.txt ] || { rm -f "$(STAMP)"; $(NEW_VENV); }
+	$(INSTALL) --no-build-isolation --editable '.[dev]'
+	@touch "$(STAMP)" "$(DEV_STAMP)"
+
+check: $(DEV_STAMP)
 	"$(BIN)/ruff" check .
 	"$(BIN)/ruff" format --check .
 	"$(BIN)/mypy"
@@ -53,10 +68,10 @@ check: $(STAMP)
 	"$(BIN)/lint-imports"
 
 # What the fragments in changelog.d come to; a release runs `towncrier build --version X.Y.Z`, which moves them into CHANGELOG.md.
-changelog: $(STAMP)
+changelog: $(DEV_STAMP)
 	@"$(BIN)/towncrier" build --draft --version Unreleased
 
-docs: $(STAMP)
+docs: $(DEV_STAMP)
 	@"$(BIN)/python" -m sphinx -q -W --keep-going -c docs -d build/doctrees -b html . build/docs
 	@echo "documentation: $(abspath build/docs/index.html)"
 
@@ -64,7 +79,7 @@ docs: $(STAMP)
 screenshots: $(STAMP)
 	@"$(BIN)/python" -m tests.e2e.screenshots build/screenshots
 
-format: $(STAMP)
+format: $(DEV_STAMP)
 	"$(BIN)/ruff" check --fix .
 	"$(BIN)/ruff" format .
 
@@ -92,7 +107,7 @@ bench: $(STAMP)
 soak: $(STAMP)
 	@"$(BIN)/python" -m tests.soak --seconds $(SECONDS)
 
-long: $(STAMP)
+long: $(DEV_STAMP)
 	@mkdir -p build
 	"$(BIN)/python" -m pytest -m slow
 	"$(BIN)/python" -m pytest tests/e2e/test_load.py -n 2 --dist worksteal --cb-load=$(LONG_PROCESSES) --cb-report=build/long-report.json

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import pytest
 
-from . import report, xdist
-from .compare import CompareError, Earlier, read_earlier
+from . import xdist
 from .run import RUN
 
 if TYPE_CHECKING:
+    from .compare import Earlier
     from .database import Database
     from .progress import Snapshot, Watch
 
@@ -73,17 +73,26 @@ class LoadSession:
 def start(config: pytest.Config) -> None:
     """Check the report paths, read the earlier report, and make the session's state. Errors: pytest.UsageError."""
     options = config.stash[RUN].options
-    earlier = None
+    earlier = _read_earlier(config) if options.reports or options.compare is not None else None
+    config.stash[SESSION] = LoadSession(_stream(config), earlier)
+    if config.stash[SESSION].stream is not None:
+        config.pluginmanager.register(ShardWatcher(config), "commandbus-shard-watcher")
+
+
+def _read_earlier(config: pytest.Config) -> Earlier | None:
+    """Check the report paths, and read the earlier report, if there is one to compare with."""
+    from . import report
+    from .compare import CompareError, read_earlier
+
+    options = config.stash[RUN].options
     try:
         for path in options.reports:
             report.check_report_path(str(path))
         if options.compare is not None and not hasattr(config, "workerinput"):
-            earlier = read_earlier(options.compare, report.FORMAT)
+            return read_earlier(options.compare, report.FORMAT)
     except (report.ReportError, CompareError) as error:
         raise pytest.UsageError(str(error)) from None
-    config.stash[SESSION] = LoadSession(_stream(config), earlier)
-    if config.stash[SESSION].stream is not None:
-        config.pluginmanager.register(ShardWatcher(config), "commandbus-shard-watcher")
+    return None
 
 
 def end(config: pytest.Config) -> None:
@@ -160,6 +169,8 @@ def summarize(config: pytest.Config, terminal: pytest.TerminalReporter) -> None:
         if earlier is not None:
             terminal.write_line(f"commandbus: nothing to compare with {earlier.path}: no load test ran", yellow=True)
         return
+    from . import report
+
     terminal.write_sep("=", "commandbus load")
     for result in results:
         for line in report.terminal_lines(result, earlier):

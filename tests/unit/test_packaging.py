@@ -137,7 +137,7 @@ def test_the_metadata_says_what_it_is_for_and_which_extras_there_are(sdist: Path
     assert {"Framework :: Pytest", "Framework :: AsyncIO", "Typing :: Typed"} <= set(classifiers)
     assert (told["Requires-Python"], told["License-Expression"]) == (">=3.11", "MIT")
     assert set(told.get_all("Provides-Extra")) == {
-        "xdist", "hypothesis", "container", "cluster", "demo", "web", "otel", "prometheus", "docs", "dev",
+        "xdist", "hypothesis", "container", "cluster", "demo", "web", "otel", "prometheus", "docs", "test", "dev",
     }  # fmt: skip
     for extra, needed in (("xdist", "pytest-xdist"), ("hypothesis", "hypothesis"), ("container", "testcontainers")):
         lines = [line for line in told.get_all("Requires-Dist") if line.endswith(f"extra == '{extra}'")]
@@ -175,7 +175,14 @@ def test_every_declared_python_may_run_the_sources() -> None:
 def test_every_direct_dependency_is_pinned_and_every_pin_is_exact() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    used = [*project["dependencies"], *extras["xdist"], *extras["hypothesis"], *extras["demo"], *extras["dev"]]
+    used = [
+        *project["dependencies"],
+        *extras["xdist"],
+        *extras["hypothesis"],
+        *extras["demo"],
+        *extras["test"],
+        *extras["dev"],
+    ]
     direct = {re.split(r"[\[<>=;]", line)[0].strip().lower() for line in used} - {"pytest-commandbus"}
     lines = [line for line in (REPOSITORY / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     assert [line for line in lines if not re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.+]*", line)] == []
@@ -183,7 +190,7 @@ def test_every_direct_dependency_is_pinned_and_every_pin_is_exact() -> None:
 
 
 def test_a_suite_that_does_not_use_the_plugin_does_not_load_the_driver() -> None:
-    heavy = {"psycopg", "psycopg_pool", "pydantic", "rich"}
+    heavy = {"psycopg", "psycopg_pool", "pydantic", "rich", "pytest_commandbus.report", "pytest_commandbus.compare"}
     code = f"import sys, pytest_commandbus; print(*sorted(set(sys.modules) & {heavy}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
