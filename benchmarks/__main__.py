@@ -19,9 +19,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures there")
     parser.add_argument("--without-peers", action="store_true", help="only ours and the floor: nothing to download")
     options = parser.parse_args()
-    peers = None if options.without_peers else environments.peers()
+    peer = None if options.without_peers else environments.peer
     about = results.place()
-    found = Suite(QUICK if options.quick else FULL, peers).measure()
+    found = Suite(QUICK if options.quick else FULL, peer).measure()
     lines = [*tables.report(found), *beside.report(quick=options.quick), *results.foot(about)]
     print("\n".join(lines))
     goals = [{**asdict(goal), "met": goal.met} for goal in tables.goals(found)]
@@ -35,7 +35,7 @@ def main() -> None:
     }
     if options.json is not None:
         print(f"\nfigures: {results.write(whole, options.json)}")
-    if not options.quick and peers is not None:
+    if not options.quick and peer is not None:
         print(f"\nkept: {results.keep(whole, lines)}")
 
 

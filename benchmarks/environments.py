@@ -1,34 +1,46 @@
-"""The peers' environment: the newest Python of the machine, and the packages of peers.txt."""
+"""The peers' environments: the packages of peers.txt, on our Python, or on the newest where a peer needs that."""
 
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 from benchmarks.harness import Python
 
 _ROOT = Path(__file__).parent.parent
-_FOLDER = _ROOT / "build" / "bench" / "peers"
+_FOLDER = _ROOT / "build" / "bench"
 PEERS_LIST = Path(__file__).parent / "peers.txt"
-_OLDEST = (3, 12)  # what the most demanding peer needs
+_NEEDS = {"oban": (3, 12)}  # the oldest Python of a peer that does not run on each of ours
 
 
-def peers() -> Python:
-    """Make the environment if it is not there, or if peers.txt changed; returns its interpreter."""
-    python, stamp = _FOLDER / "bin" / "python", _FOLDER / "peers.txt"
-    if not stamp.exists() or stamp.read_text() != PEERS_LIST.read_text():
-        shutil.rmtree(_FOLDER, ignore_errors=True)
-        subprocess.run([str(newest_python()), "-m", "venv", str(_FOLDER)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "-r", str(PEERS_LIST)], check=True)
-        stamp.write_text(PEERS_LIST.read_text())
-    return Python(python)
+def peer(name: str) -> Python:
+    """Give the interpreter of a peer's environment: this one's Python, so that all have the same, if the peer can."""
+    needed = _NEEDS.get(name, (0,))
+    return _environment(Path(sys.executable) if sys.version_info >= needed else newest_python(needed))
 
 
-def newest_python() -> Path:
-    """Find the newest interpreter that the machine has. Raises SystemExit when none is new enough."""
-    found = {version: path for path in _candidates() if (version := _version(path)) >= _OLDEST}
+def _environment(python: Path) -> Python:
+    """Make the environment if it is not there, or if peers.txt or its Python changed; returns its interpreter."""
+    folder = _FOLDER / f"peers-{'.'.join(map(str, _version(python)))}"
+    interpreter, stamp = folder / "bin" / "python", folder / "made-of.txt"
+    made_of = f"{python.resolve()}\n{PEERS_LIST.read_text()}"
+    if not stamp.exists() or stamp.read_text() != made_of:
+        shutil.rmtree(folder, ignore_errors=True)
+        subprocess.run([str(python), "-m", "venv", str(folder)], check=True)
+        subprocess.run([str(interpreter), "-m", "pip", "install", "--quiet", "-r", str(PEERS_LIST)], check=True)
+        stamp.write_text(made_of)
+    return Python(interpreter)
+
+
+def newest_python(needed: tuple[int, ...]) -> Path:
+    """Find the newest interpreter that the machine has. Raises SystemExit when none is as new as needed."""
+    found = {version: path for path in _candidates() if (version := _version(path)) >= needed}
     if not found:
-        raise SystemExit("the peers need Python {}.{} or newer, and this machine has none".format(*_OLDEST))
+        raise SystemExit(
+            f"a peer needs Python {'.'.join(map(str, needed))} or newer, and this machine has none: install one, or "
+            "measure with --without-peers"
+        )
     return found[max(found)]
 
 

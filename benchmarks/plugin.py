@@ -32,11 +32,19 @@ def suite_seconds() -> float:
     return _pytest(_DATABASES.replace("TESTS", str(_TESTS)), "-p", "pytest_commandbus")
 
 
-def loading_ms(repetitions: int = 15) -> list[float]:
-    """Milliseconds of CPU time that the plugin adds to a suite that does not use it, pair by pair."""
-    _cpu_seconds("-p", "pytest_commandbus")  # compiled then
-    pairs = [(_cpu_seconds("-p", "pytest_commandbus"), _cpu_seconds()) for _ in range(repetitions)]
-    return [1e3 * (loaded - plain) for loaded, plain in pairs]
+def loading_ms(repetitions: int = 15) -> dict[str, list[float]]:
+    """Milliseconds of CPU time that the plugin adds to a suite that does not use it, pair by pair.
+
+    `alone`: to one that has pytest-asyncio, which loads asyncio. `with pytest-asyncio`: to one that has neither.
+    """
+    ours, theirs = ("-p", "pytest_commandbus"), ("-p", "pytest_asyncio")
+    _cpu_seconds(*ours, *theirs)  # compiled then
+    found: dict[str, list[float]] = {"alone": [], "with pytest-asyncio": []}
+    for _ in range(repetitions):
+        both, plain, nothing = _cpu_seconds(*theirs, *ours), _cpu_seconds(*theirs), _cpu_seconds()
+        found["alone"].append(1e3 * (both - plain))
+        found["with pytest-asyncio"].append(1e3 * (both - nothing))
+    return found
 
 
 def _cpu_seconds(*options: str) -> float:
@@ -84,8 +92,8 @@ def main() -> None:
     """Measure and print."""
     for kind, found in server_seconds().items():
         print(f"embedded server, {kind}: {statistics.median(found):.3f} s ({min(found):.3f} to {max(found):.3f})")
-    loading = loading_ms()
-    print(f"loading it, CPU: {statistics.median(loading):.1f} ms ({min(loading):.1f} to {max(loading):.1f})")
+    for kind, found in loading_ms().items():
+        print(f"loading it {kind}, CPU: {statistics.median(found):.1f} ms ({min(found):.1f} to {max(found):.1f})")
     print(f"{_TESTS} tests with a database each: {suite_seconds():.1f} s")
 
 

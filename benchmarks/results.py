@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import timeit
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -36,12 +37,13 @@ def place() -> dict[str, Any]:
             "cores": os.cpu_count(),
             "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
             "load_before": round(os.getloadavg()[0], 2),
+            "bare_loop_ms": _loop_ms(),
         },
         "versions": {
             "pytest-commandbus": version("pytest-commandbus"),
             "python": platform.python_version(),
             "psycopg": version("psycopg"),
-            "peers": [line for line in PEERS_LIST.read_text().splitlines() if "==" in line],
+            "peers": [line.partition(";")[0] for line in PEERS_LIST.read_text().splitlines() if "==" in line],
         },
         "server": _server(),
     }
@@ -70,6 +72,12 @@ def write(results: dict[str, Any], path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=2) + "\n")
     return path
+
+
+def _loop_ms() -> float:
+    """The least of five times of a bare loop of Python, in ms: how quick machine and interpreter are today."""
+    loop = "for i in range(300_000): d[i % 100] = d.get(i % 100, 0) + 1"
+    return round(min(timeit.repeat(loop, "d = {}", number=1, repeat=5)) * 1_000, 1)
 
 
 def _server() -> dict[str, str]:

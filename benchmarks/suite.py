@@ -35,7 +35,7 @@ class Sizes:
 
 
 FULL = Sizes(5, 3, 100_000, 2_000, 200_000, 5_000, 1_000, 1_000_000, 1_000_000, 100_000, 20_000)
-QUICK = Sizes(2, 1, 20_000, 500, 40_000, 1_000, 200, 100_000, 100_000, 20_000, 4_000)
+QUICK = Sizes(2, 1, 20_000, 500, 40_000, 1_000, 200, 100_000, 100_000, 40_000, 4_000)
 
 
 @dataclass
@@ -55,14 +55,16 @@ class Found:
 
 
 class Suite:
-    """Measures ours and the floor, and the peers when their environment's interpreter is given."""
+    """Measures ours and the floor, and the peers when `peer` gives the interpreter of each."""
 
-    def __init__(self, sizes: Sizes, peers: Python | None) -> None:
+    def __init__(self, sizes: Sizes, peer: Callable[[str], Python] | None) -> None:
         own = Python(Path(sys.executable))
         self.sizes = sizes
         self._own = {name: Run(name, f"benchmarks.systems.{name}", own) for name in _OURS}
         self._peers = (
-            {} if peers is None else {name: Run(name, f"benchmarks.systems.{_PEERS[name]}", peers) for name in _PEERS}
+            {}
+            if peer is None
+            else {name: Run(name, f"benchmarks.systems.{_PEERS[name]}", peer(name)) for name in _PEERS}
         )
 
     def measure(self) -> Found:

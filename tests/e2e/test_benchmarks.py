@@ -27,7 +27,7 @@ SIZES = Sizes(
 
 @pytest.mark.slow
 def test_processes_are_created_done_and_audited_by_ours_and_the_floor() -> None:
-    found = Suite(SIZES, peers=None).processes()
+    found = Suite(SIZES, peer=None).processes()
     assert set(found) == {"ours", "floor"}
     assert all(run.created > 0 and run.done > 0 for runs in found.values() for run in runs)
     assert found["ours"][0].audited > 0
@@ -35,7 +35,7 @@ def test_processes_are_created_done_and_audited_by_ours_and_the_floor() -> None:
 
 @pytest.mark.slow
 def test_chaos_waiting_and_single_commands_are_measured() -> None:
-    suite = Suite(SIZES, peers=None)
+    suite = Suite(SIZES, peer=None)
     assert [len(run) for run in suite.single()["ours"]] == [SIZES.singles]
     [chaos], [waiting] = suite.held("chaos")["chaos"], suite.waiting(SHORT_BESIDE_LONG)[SHORT_BESIDE_LONG]
     assert chaos.done > 0
@@ -46,7 +46,7 @@ def test_chaos_waiting_and_single_commands_are_measured() -> None:
 def test_what_stays_flat_is_measured() -> None:
     claims = flat.claim_ratios(large=SIZES.backlog, small=200)
     assert {name: len(ratios) for name, ratios in claims.items()} == {"backlog": 2, "aside": 2}
-    assert Suite(SIZES, peers=None).tenths()[0] > 0
+    assert Suite(SIZES, peer=None).tenths()[0] > 0
     assert flat.refresh_ms(20, repetitions=1)[0] > 0
 
 
