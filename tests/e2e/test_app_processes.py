@@ -74,6 +74,7 @@ def application(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
             process.kill()
 
 
+@pytest.mark.slow
 def test_the_application_serves_what_its_workers_do_and_ends_with_all_it_started(
     application: "subprocess.Popen[str]",
 ) -> None:

@@ -78,7 +78,7 @@ def alive_workers(dsn: str) -> set[int]:
 
 
 @pytest.mark.usefixtures("measured")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_stops_all_of_them_gracefully(folder: Path, database: str, number: signal.Signals) -> None:
     with worker(folder, database, "--processes", "3", "--domain", "orders", "--poll-interval", "0.2") as running:
         children = pids(running)
@@ -97,6 +97,7 @@ def test_a_signal_stops_all_of_them_gracefully(folder: Path, database: str, numb
     assert errors.count(": exit code 0") == 3
 
 
+@pytest.mark.slow
 def test_the_log_tells_the_processes_apart(folder: Path, database: str) -> None:
     with worker(folder, database, "--processes", "2") as running:
         for pid in pids(running):
@@ -125,6 +126,7 @@ def test_one_that_is_killed_is_started_again(folder: Path, database: str) -> Non
         assert running.end(signal.SIGTERM)[0] == 0
 
 
+@pytest.mark.slow
 def test_one_that_is_told_to_stop_is_replaced(folder: Path, database: str) -> None:
     with worker(folder, database, "--processes", "2") as running:
         first, _ = pids(running)
@@ -134,6 +136,7 @@ def test_one_that_is_told_to_stop_is_replaced(folder: Path, database: str) -> No
         assert running.end(signal.SIGTERM)[0] == 0
 
 
+@pytest.mark.slow
 def test_what_cannot_start_again_is_tried_for_ever(folder: Path, database: str) -> None:
     with worker(folder, database, "--processes", "2", application="fickle:app") as running:
         first, _ = pids(running)
@@ -172,6 +175,7 @@ def test_an_unmigrated_database_is_told_once(folder: Path, empty_dsn: str) -> No
     assert result.stderr.count("commandbus migrate") == 1
 
 
+@pytest.mark.slow
 def test_when_the_second_cannot_start_the_first_is_stopped(folder: Path, database: str) -> None:
     result = run_process(folder, "worker", "only_one:app", "--processes", "2", COMMANDBUS_DSN=database)
     assert result.returncode == 2

@@ -26,7 +26,9 @@ def test_a_marker_names_a_profile(suite: Suite):
     suite.run().assert_outcomes(passed=2)
 
 
-@pytest.mark.parametrize("distribution", [(), ("-n2",)], ids=["in-process", "-n2"])
+@pytest.mark.parametrize(
+    "distribution", [(), pytest.param(("-n2",), marks=pytest.mark.slow)], ids=["in-process", "-n2"]
+)
 def test_an_option_puts_a_profile_over_the_run_as_the_oracle_foretells(suite: Suite, distribution: tuple[str, ...]):
     with_profiles(suite, ROUGH)
     suite.write(
@@ -69,6 +71,7 @@ def test_worker_processes_obey_the_profile_of_the_run(suite: Suite):
     suite.run("--cb-chaos=rough", "--cb-seed=42").assert_outcomes(passed=1)
 
 
+@pytest.mark.slow
 def test_the_shards_of_a_load_test_obey_the_profile_of_the_run(suite: Suite):
     with_profiles(suite, ROUGH)
     suite.write(

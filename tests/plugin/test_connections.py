@@ -49,6 +49,7 @@ def test_the_last_one_that_fits_runs_and_the_next_is_refused(suite: Suite):
     )
 
 
+@pytest.mark.slow
 def test_xdist_workers_count_each(suite: Suite):
     suite.write(BUSY.format(more=""))
     with server_of(suite, 2 * IN_PROCESS + RESERVED):

@@ -303,6 +303,7 @@ async def test_a_fault_says_how_it_is_to_be_used(cb_worker_pool, cb_faults, cb_c
         await cb_faults.terminate()
 
 
+@pytest.mark.slow
 def test_a_frozen_worker_ends_when_pytest_is_killed(suite: Suite, cb_postgres: str):
     suite.write(
         """

@@ -186,6 +186,7 @@ async def test_orders(cb_load):
     )
 
 
+@pytest.mark.slow
 def test_a_shard_that_fails_fails_the_others_at_once(suite: Suite) -> None:
     suite.write(
         """

@@ -24,7 +24,10 @@ PATIENCE = 120.0  # seconds, on a machine that is busy with other things
 LINE = re.compile(r"^commandbus: test_orders: \d+ of 16 done \(\d+ %\)", re.MULTILINE)
 
 
-@pytest.mark.parametrize(("workers", "passed"), [("0", 1), ("1", 1), ("2", 2)])
+@pytest.mark.parametrize(
+    ("workers", "passed"),
+    [("0", 1), pytest.param("1", 1, marks=pytest.mark.slow), pytest.param("2", 2, marks=pytest.mark.slow)],
+)
 def test_without_a_terminal_there_are_lines(
     suite: Suite, workers: str, passed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

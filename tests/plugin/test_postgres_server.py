@@ -180,6 +180,7 @@ def test_starts_under_any_temporary_directory(
     assert list(awkward.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root starts the server as another account")
 def test_programs_that_the_account_cannot_read_are_copied(
     short_directory: Path, monkeypatch: pytest.MonkeyPatch

@@ -83,6 +83,7 @@ async def test_a_worker_in_process_that_dies_shows_its_traceback(cb_worker_pool,
             await batch.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.cb_clock
 async def test_a_command_that_kills_every_worker_is_parked_by_the_waiting_test(
     cb_command_batch, cb_worker_pool, cb_clock

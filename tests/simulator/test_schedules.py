@@ -15,7 +15,7 @@ pytestmark = pytest.mark.asyncio
 
 REGRESSIONS = Path(__file__).with_name("regressions.txt")
 SHARDS, IN_SHARD = 40, 250  # 10,000 schedules, in pieces that several pytest-xdist workers can share
-QUICK = 200
+QUICK = 100
 
 DEAD_ROWS: LiteralString = """
     SELECT coalesce(sum(n_dead_tup), 0)::integer FROM pg_stat_user_tables WHERE schemaname = 'commandbus'"""
