@@ -172,6 +172,12 @@ async def found(dsn: str) -> tuple[dict[UUID, str], str]:
     return statuses, format_violations(violations) if violations else ""
 
 
+async def begins_read_only(dsn: str) -> bool | None:
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn:
+        found = await (await conn.execute("SHOW default_transaction_read_only")).fetchone()
+    return found == ("on",) or None
+
+
 @pytest.mark.slow
 @pytest.mark.asyncio
 async def test_connections_to_a_demoted_primary_are_given_up() -> None:
@@ -191,6 +197,9 @@ async def test_connections_to_a_demoted_primary_are_given_up() -> None:
             async with await psycopg.AsyncConnection.connect(primary.dsn(), autocommit=True) as conn:
                 await conn.execute("ALTER SYSTEM SET default_transaction_read_only = on")
                 await conn.execute("SELECT pg_reload_conf()")
+            # The server that is reloaded tells every session at once, each before its next statement; until then a send
+            # may still be stored there. A session that began afterwards shows that it did.
+            await eventually(lambda: begins_read_only(primary.dsn()), "the old primary to read its configuration")
             command_id = uuid4()
             refused = 0
 

@@ -23,7 +23,7 @@ async def test_orders(cb_load):
 """
 # A server that listens on the host's own address and is asked for no password there, and a test run that uses it.
 DRIVER = """
-import subprocess, sys
+import subprocess, sys, time
 import psycopg
 from pytest_commandbus.postgres.server import EmbeddedPostgres
 
@@ -32,7 +32,10 @@ with EmbeddedPostgres(settings={"listen_addresses": address}) as server:
     with (server.data / "pg_hba.conf").open("a") as file:
         file.write("host all all 198.18.0.0/24 trust\\n")
     with psycopg.connect(server.dsn(), autocommit=True) as conn:
+        ((before,),) = conn.execute("SELECT pg_conf_load_time()").fetchall()
         conn.execute("SELECT pg_reload_conf()")
+        while conn.execute("SELECT pg_conf_load_time()").fetchall() == [(before,)]:  # sessions are told then
+            time.sleep(0.01)
     port = psycopg.conninfo.conninfo_to_dict(server.dsn())["port"]
     given = f"--cb-postgres=host={address} port={port} user=postgres dbname=postgres"
     sys.exit(subprocess.run([*line, given]).returncode)
