@@ -314,8 +314,8 @@ class Shop:
         assert counted["RETRY_SCHEDULED"] == 0
         assert await self.number("c.status <> 'COMPLETED' OR c.attempts <> 1") == 0
         assert counted["COMPLETED"] == await self.number("true")
-        # A version looks for what is the other's only now and then: in a circle it would be hundreds of times a second.
-        given_back = 3 + (monotonic() - self.began)
+        # Too many of a type that a worker never ran go back once, what it has no handler for once in five seconds.
+        given_back = 3 + (monotonic() - self.began) / 5
         assert await most_events(self.dsn, "RELEASED") <= given_back
         assert await most_events(self.dsn, "RECEIVED") <= given_back + 2
         coupons = "SELECT count(*) FROM commandbus.process WHERE process_type = 'Order' AND state ->> 'coupon' = 'X7'"

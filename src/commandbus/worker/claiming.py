@@ -65,24 +65,17 @@ class Intake:
         waiting = {pending.claimed.seq for lane in self.slots.lanes for pending in lane.pending}
         return waiting | {pending.claimed.seq for pending in self.slots.running.values()} | self._settling.seqs()
 
+    def surplus(self, lane: Lane, batch_size: int) -> list[Claimed]:
+        """Give up what turned out to be more of a new command type than a worker is to keep from others."""
+        return lane.take_surplus(asyncio.get_running_loop().time(), batch_size, self.lease)
+
     async def take(self, lane: Lane, claims: Sequence[Claimed], claimed_at: float) -> tuple[list[Claimed], float]:
         """Start what was claimed; returns what is to be released, and for how many seconds that is left to others.
 
-        That is too many of a type that was never measured, or all when a middleware could not prepare for them or the
-        worker stops.
+        That is nothing, or all when a middleware could not prepare for them or the worker stops.
         """
-        runs: list[Pending] = []
-        unmeasured = lane.unmeasured()
-        excess: list[Claimed] = []
-        for claimed in claims:
-            if (pending := self._pending(lane, claimed, claimed_at)) is None:
-                continue  # for a worker that has its handler, and given back once, however many there are
-            if claimed.command_type not in lane.durations:
-                unmeasured[claimed.command_type] += 1
-                if unmeasured[claimed.command_type] > lane.size:
-                    excess.append(claimed)
-                    continue
-            runs.append(pending)
+        # What has no handler here is given back by the settle loop, for a worker that has one.
+        runs = [pending for claimed in claims if (pending := self._pending(lane, claimed, claimed_at)) is not None]
         try:
             for layer in self._middleware:
                 await layer.claimed([pending.run.context for pending in runs])
@@ -92,11 +85,11 @@ class Intake:
                 len(runs),
                 extra=about(domain=self.settlement.domain, worker_id=self.settlement.worker_id),
             )
-            return excess + [pending.claimed for pending in runs], _PAUSE
+            return [pending.claimed for pending in runs], _PAUSE
         if self.is_stopping:
-            return excess + [pending.claimed for pending in runs], 0.0
+            return [pending.claimed for pending in runs], 0.0
         self.slots.add(lane, runs)
-        return excess, 0.0
+        return [], 0.0
 
     def _pending(self, lane: Lane, claimed: Claimed, claimed_at: float) -> Pending | None:
         lease = CommandLease(claimed, self._pool, self.settlement, self._settling.hooks)
@@ -206,6 +199,9 @@ class Claiming:
                 for place in self._places.values():
                     place.is_drained = False
             self._news.clear()
+            for lane in self._places:
+                if surplus := self._intake.surplus(lane, self._batch_size):
+                    await self._release(lane, surplus)
             open_lanes = [lane for lane, place in self._places.items() if not place.is_drained and self._room(lane) > 0]
             for lane in open_lanes:
                 if (limit := self._room(lane)) <= 0:  # the lanes before it may have taken what there was
@@ -250,7 +246,7 @@ class Claiming:
         return found
 
     async def _claim_after(self, lane: Lane, limit: int) -> int:
-        settlement, intake, place = self._intake.settlement, self._intake, self._places[lane]
+        intake, place = self._intake, self._places[lane]
         claimed_at = asyncio.get_running_loop().time()
         claims = await self._conn.retrying(lambda conn: self._ask(conn, lane, limit), "claim")
         if not claims:
@@ -258,16 +254,18 @@ class Claiming:
         place.after = claims[-1].seq
         self.highest = max(self.highest, claims[-1].seq)
         self._counts.add_claims([(claimed.command_type, claimed.waited) for claimed in claims])
-        excess, pause = await intake.take(lane, claims, claimed_at)
-        if not excess:
+        released, pause = await intake.take(lane, claims, claimed_at)
+        if not released:
             return len(claims)
-        is_full = lane.has_unmeasured  # until one of those has ended, so that nothing is claimed at once again
-        await self._conn.retrying(
-            lambda conn: queue.release(conn, settlement.domain, settlement.worker_id, excess), "release"
-        )
-        place.after = 0
+        await self._release(lane, released)
         await asyncio.sleep(pause)
-        return limit if is_full else 0  # there is more for whoever has room first
+        return limit  # there is more for whoever has room first
+
+    async def _release(self, lane: Lane, claims: Sequence[Claimed]) -> None:
+        domain, worker_id = self._intake.settlement.domain, self._intake.settlement.worker_id
+        await self._conn.retrying(lambda conn: queue.release(conn, domain, worker_id, claims), "release")
+        place = self._places[lane]
+        place.after, place.is_drained = 0, False
 
     async def _ask(self, conn: Connection, lane: Lane, limit: int) -> list[Claimed]:
         place, settlement = self._places[lane], self._intake.settlement
@@ -292,12 +290,13 @@ class Claiming:
         return claims
 
     async def _pause(self) -> None:
-        """Wait until woken, until there is room, or until what is drained deserves another look."""
+        """Wait until woken, until there is room, or until what is drained or on trial deserves another look."""
         is_drained = any(place.is_drained for place in self._places.values())
         if is_drained and self._look_at is None:
             self._look_at = await self._next_look()
+        looks = [lane.trial_ends for lane in self._places] + [self._look_at if is_drained else None]
         try:
-            async with asyncio.timeout_at(self._look_at if is_drained else None):
+            async with asyncio.timeout_at(min((at for at in looks if at is not None), default=None)):
                 await self._news.wait()
         except TimeoutError:
             self._is_woken = True

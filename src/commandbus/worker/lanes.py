@@ -8,6 +8,7 @@ from commandbus.executor import Run
 
 _WEIGHT = 0.2  # of the newest duration in the running mean of its command type
 _AHEAD = 1.0  # seconds of work that a worker may keep from idle ones
+_TRIAL = 0.25  # seconds that a worker keeps more of a new type than it can start, to see how long the first take
 
 
 class Lane:
@@ -20,6 +21,7 @@ class Lane:
         self.running = 0  # handlers, and threads that outlive their attempt
         self.by_type: Counter[str] = Counter()  # of what is in hand
         self.durations: dict[str, float] = {}  # seconds by command type, running mean
+        self.trial_ends: float | None = None  # the end of the trial of a new type, on the loop's clock
 
     @property
     def in_hand(self) -> int:
@@ -34,37 +36,53 @@ class Lane:
     @property
     def has_unmeasured(self) -> bool:
         """Whether a command in hand is of a type whose duration is not known yet."""
-        return any(count > 0 for count in self.unmeasured().values())
+        return any(count > 0 and name not in self.durations for name, count in self.by_type.items())
 
-    def room(self, batch_size: int, lease: float, unsettled: int) -> int:
-        """How many commands to claim now: 0 while enough are in hand, with those that are not settled yet.
+    def target(self, batch_size: int, lease: float) -> int:
+        """How many commands to have in hand at most.
 
         No more than can be started within half a lease, and within a second, by the slowest type's mean duration; no
         more than the lane's size while a type in hand, or any type, was not measured yet.
         """
-        target = self.size
-        if self.durations and not self.has_unmeasured:
-            by_time = self.size * min(lease / 2, _AHEAD) / max(*self.durations.values(), 1e-6)
-            target = max(self.size, min(self.size + 2 * batch_size, int(by_time)))
+        if not self.durations or self.has_unmeasured:
+            return self.size
+        by_time = self.size * min(lease / 2, _AHEAD) / max(*self.durations.values(), 1e-6)
+        return max(self.size, min(self.size + 2 * batch_size, int(by_time)))
+
+    def room(self, batch_size: int, lease: float, unsettled: int) -> int:
+        """How many commands to claim now: 0 while enough are in hand, with those that are not settled yet."""
+        target = self.target(batch_size, lease)
         in_hand = self.in_hand + unsettled
         # Half of what waits is left when the next is claimed, so that slots do not stand idle meanwhile.
         if in_hand >= target or in_hand > (self.size + target) // 2:
             return 0
         return min(batch_size, target - in_hand)
 
-    def unmeasured(self) -> Counter[str]:
-        """How many are in hand of each type whose duration is not known yet."""
-        return Counter({name: n for name, n in self.by_type.items() if name not in self.durations})
-
     def add(self, batch: "list[Pending]") -> None:
         """Keep claimed commands until a slot is free."""
         self.pending.extend(batch)
         self.by_type.update(pending.claimed.command_type for pending in batch)
+        if batch and self.in_hand > self.size and self.has_unmeasured:
+            self.trial_ends = batch[0].claimed_at + _TRIAL
+
+    def take_surplus(self, now: float, batch_size: int, lease: float) -> list[Claimed]:
+        """Give up the newest of what a claim of a new type brought beyond the target, for workers that are free.
+
+        Once, when the first of the type has ended, so that the target is known, or takes longer than its trial.
+        """
+        if self.trial_ends is None or (self.has_unmeasured and now < self.trial_ends):
+            return []
+        self.trial_ends = None
+        surplus = min(len(self.pending), self.in_hand - self.target(batch_size, lease))
+        claims = [self.pending.pop().claimed for _ in range(surplus)]
+        self.by_type.subtract(claimed.command_type for claimed in claims)
+        return claims
 
     def take_pending(self) -> list[Claimed]:
         """Give up what was not started."""
         claims = [pending.claimed for pending in self.pending]
         self.pending.clear()
+        self.trial_ends = None
         self.by_type.subtract(claimed.command_type for claimed in claims)
         return claims
 
