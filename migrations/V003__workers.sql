@@ -55,7 +55,8 @@ CREATE TABLE commandbus.worker_statistic (
 -- Nothing here counts a whole backlog. Each count looks at 10,000 rows at most, found by their index, and says whether
 -- it went on beyond them. The queue of a domain is then estimated: rows are counted in 500 short stretches of seq,
 -- spread evenly and at random over what lies beyond the first 10,000 rows. That needs no statistics, and is off by a
--- few percent where this domain's commands alternate with those of others, by less where they do not.
+-- few percent where this domain's commands alternate with those of others, by less where they do not. The stretches stay
+-- for a minute, so that a dashboard which asks every second reads the same pages, and does not flicker.
 
 -- The queue of one domain: what is due (retries that are due too), since when, what is leased, what lost its lease.
 CREATE FUNCTION commandbus.queue_depth(
@@ -70,7 +71,8 @@ DECLARE
     v_now     timestamptz := commandbus.now();
     c_exact   CONSTANT bigint := 10000;
     c_places  CONSTANT bigint := 500;
-    c_stretch CONSTANT bigint := c_exact / c_places;
+    c_stretch CONSTANT bigint := 10;     -- seqs: half a page or less, so that most stretches read one
+    v_minute  bigint := extract(epoch FROM clock_timestamp())::bigint / 60;
     v_seen    bigint;
     v_first   bigint;      -- the first seq beyond what was counted
     v_range   bigint;      -- how many seqs lie there
@@ -90,13 +92,14 @@ BEGIN
           FROM (SELECT q.seq FROM commandbus.queue q
                  WHERE q.domain = ANY (ARRAY[p_domain]) ORDER BY q.domain DESC, q.seq DESC LIMIT 1) l;
         is_estimated := v_range > c_exact;
-        v_factor := CASE WHEN is_estimated THEN v_range / c_exact::float8 ELSE 1 END;
+        v_factor := CASE WHEN is_estimated THEN v_range / (c_places * c_stretch)::float8 ELSE 1 END;
         SELECT count(*) FILTER (WHERE q.worker_id IS NULL) AS due,
                count(*) FILTER (WHERE q.lease_until > v_now) AS in_flight,
                count(*) FILTER (WHERE q.lease_until <= v_now) AS expired
           INTO v_more
           FROM (SELECT v_first + floor(n * (v_range / c_places::float8)
-                           + random() * (v_range / c_places::float8 - c_stretch))::bigint AS low,
+                           + (hashint8extended(n, v_minute) & 1048575) / 1048576.0::float8
+                             * (v_range / c_places::float8 - c_stretch))::bigint AS low,
                        c_stretch AS wide
                   FROM generate_series(0, c_places - 1) n WHERE is_estimated
                 UNION ALL SELECT v_first, c_exact WHERE NOT is_estimated) s

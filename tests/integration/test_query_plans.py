@@ -30,7 +30,8 @@ PROCESSES = UUID("01980000-0000-7000-8000-000000000001")
 TABLES = ("command", "queue", "scheduled", "troubleshooting", "uncompleted", "reply", "batch", "process")
 
 NARROW = """
-    SELECT replace(replace(pg_get_functiondef(oid), ':= 10000;', ':= 200;'), ':= 100000;', ':= 500;') FROM pg_proc
+    SELECT replace(regexp_replace(pg_get_functiondef(oid), ':= (10000|6000);', ':= 200;'), ':= 100000;', ':= 500;')
+      FROM pg_proc
      WHERE pronamespace = 'commandbus'::regnamespace AND prosrc LIKE '%c_most%'"""
 QUIET = """
     SELECT format('ALTER TABLE %s SET (autovacuum_enabled = off)', oid::regclass) FROM pg_class
