@@ -19,10 +19,13 @@ from pytest_commandbus.postgres.server import EmbeddedPostgres
 
 Connection = psycopg.Connection[Any]
 
-# Commands of one domain as send_batch leaves them, in one statement: due, or waiting, or parked.
+# Commands of one domain as send_batch leaves them, in one statement: due, or waiting, or parked. Their ids are in the
+# order of time, as those of uuid7 are.
 _FILL: LiteralString = """
     WITH new AS MATERIALIZED (
-        SELECT n, gen_random_uuid() AS command_id FROM generate_series(1, %(count)s) AS n
+        SELECT n, (lpad(to_hex((1000 * extract(epoch FROM now()))::bigint), 12, '0')
+                   || lpad(to_hex(n), 20, '0'))::uuid AS command_id
+          FROM generate_series(1, %(count)s) AS n
     ), commands AS (
         INSERT INTO commandbus.command (command_id, domain, command_type, payload, status, created_at, updated_at)
         SELECT command_id, 'bench', 'First', '{"done": 0}',

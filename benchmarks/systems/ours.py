@@ -4,14 +4,13 @@ import asyncio
 import time
 from collections.abc import Sequence
 from typing import Any
-from uuid import uuid4
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from benchmarks._trivial import DOMAIN, ThreeSteps, app
 from benchmarks.systems._protocol import COMMANDS, PROCESSES, Gate, System, main
-from commandbus import Command, CommandBus, HandlerContext, Middleware, SendRequest, Worker, migrate
+from commandbus import Command, CommandBus, HandlerContext, Middleware, SendRequest, Worker, migrate, uuid7
 from commandbus._core.connection import Pool
 from commandbus.auditor import audit, format_violations
 from commandbus.cli.serving import spare_the_collector
@@ -38,7 +37,7 @@ class Ours(System):
                 batch_id = await bus.create_process_batch(DOMAIN, count)
                 await ThreeSteps(pool).start_many(({"number": i} for i in range(count)), batch_id)
             else:
-                await bus.send_batch(SendRequest(DOMAIN, "First", uuid4(), {"done": i}) for i in range(count))
+                await bus.send_batch(SendRequest(DOMAIN, "First", uuid7(), {"done": i}) for i in range(count))
 
     async def work(self, dsn: str, workload: str, go: Gate) -> None:
         @app.handler(DOMAIN, "Timed")
@@ -72,7 +71,7 @@ class Ours(System):
         async with AsyncConnectionPool(dsn, min_size=1, max_size=2) as pool:
             bus = CommandBus(pool)
             for _ in range(count):
-                await bus.send(domain=DOMAIN, command_type="Timed", command_id=uuid4(), data={"sent": time.time()})
+                await bus.send(domain=DOMAIN, command_type="Timed", command_id=uuid7(), data={"sent": time.time()})
                 await asyncio.sleep(pause)
 
 

@@ -2,14 +2,13 @@
 
 import asyncio
 from typing import Any
-from uuid import uuid4
 
 from psycopg_pool import AsyncConnectionPool
 
 from benchmarks._trivial import DOMAIN, app
 from benchmarks.systems._protocol import Gate, main
 from benchmarks.systems.ours import Ours
-from commandbus import Command, CommandBus, HandlerContext, SendRequest
+from commandbus import Command, CommandBus, HandlerContext, SendRequest, uuid7
 
 IO = "io"  # commands that wait for 100 ms
 SHORT = "short"  # commands that wait for 10 ms
@@ -29,8 +28,8 @@ class OursWaiting(Ours):
         async with AsyncConnectionPool(dsn, min_size=1, max_size=2) as pool:
             bus = CommandBus(pool)
             if workload == SHORT_BESIDE_LONG:
-                await bus.send_batch(SendRequest(DOMAIN, "Long", uuid4(), {}) for _ in range(LONG_COMMANDS))
-            await bus.send_batch(SendRequest(DOMAIN, _TYPES[workload], uuid4(), {}) for _ in range(count))
+                await bus.send_batch(SendRequest(DOMAIN, "Long", uuid7(), {}) for _ in range(LONG_COMMANDS))
+            await bus.send_batch(SendRequest(DOMAIN, _TYPES[workload], uuid7(), {}) for _ in range(count))
 
     async def work(self, dsn: str, workload: str, go: Gate) -> None:
         async def wait(command: Command, context: HandlerContext) -> dict[str, Any]:

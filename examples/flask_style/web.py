@@ -12,14 +12,14 @@ import threading
 from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import psycopg
 from shop import OrderProcess, app
 
-from commandbus import CommandBusError
+from commandbus import CommandBusError, uuid7
 from commandbus.sync import SyncCommandBus
 
 DSN = os.environ["SHOP_DSN"]
@@ -54,8 +54,8 @@ def show_order(order_id: str) -> Answer:
 
 def print_receipt(asked: dict[str, Any]) -> Answer:
     """Send a command, and wait for its answer, but no longer than an HTTP client would."""
-    replies = bus.replies(f"web-{uuid4()}")
-    command_id = uuid4()
+    replies = bus.replies(f"web-{uuid7()}")
+    command_id = uuid7()
     bus.send(domain="shop", command_type="PrintReceipt", command_id=command_id, data=asked, reply_to=replies.reply_to)
     patience = threading.Timer(10, replies.stop)
     patience.start()

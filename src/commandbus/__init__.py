@@ -15,6 +15,8 @@ from commandbus import _foreign
 _foreign.check(Path(__file__).parent, sys.path)
 
 if TYPE_CHECKING:  # the same as _NAMES, for type checkers and editors
+    from uuid_utils.compat import uuid7
+
     from commandbus.app import App
     from commandbus.bus import CommandBus
     from commandbus.errors import (
@@ -118,6 +120,7 @@ __all__ = [
     "migrate",
     "status",
     "stop_workers",
+    "uuid7",
 ]
 
 _NAMES = {
@@ -170,6 +173,7 @@ _NAMES = {
     "commandbus.stopping": ("stop_workers",),
     "commandbus.troubleshooting": ("TroubleshootingQueue",),
     "commandbus.worker": ("Worker",),
+    "uuid_utils.compat": ("uuid7",),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 

@@ -99,13 +99,11 @@ class CommandBatchFactory:
 
         data: the same for all, or called with each ordinal from 0.
         """
-        from uuid import uuid4
-
-        from commandbus import BatchCommand
+        from commandbus import BatchCommand, uuid7
 
         if count < 0:
             raise pytest.UsageError(f"cb_command_batch: count={count} must be 0 or more")
-        commands = [BatchCommand(command_type, uuid4(), each) for each in expand_data(data, range(count))]
+        commands = [BatchCommand(command_type, uuid7(), each) for each in expand_data(data, range(count))]
         return await start_command_batch(
             self._runtime, domain, commands, name=name, workers=workers, concurrency=concurrency, processes=processes
         )

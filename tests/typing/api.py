@@ -42,6 +42,7 @@ from commandbus import (
     migrate,
     status,
     stop_workers,
+    uuid7,
 )
 from commandbus.metrics import BusCollector, Metrics
 from commandbus.sync import SyncCommandBus, connect
@@ -83,7 +84,8 @@ async def send(pool: AsyncConnectionPool[Any], conn: AsyncConnection[Any], one: 
     tracing = Tracing()
     bus = CommandBus(pool, headers=tracing.headers)
     assert_type(await bus.send(domain="d", command_type="Ship", command_id=one, data={}, conn=conn), UUID)
-    assert_type(await bus.send_batch(SendRequest("d", "Ship", one, {}) for _ in range(2)), int)
+    assert_type(uuid7(), UUID)
+    assert_type(await bus.send_batch(SendRequest("d", "Ship", uuid7(), {}) for _ in range(2)), int)
     assert_type(await bus.create_batch("d", [BatchCommand("Ship", one, {})], name="may"), UUID)
     assert_type(await bus.get_command(one), CommandMetadata)
     assert_type((await bus.get_command(one)).status, CommandStatus)
