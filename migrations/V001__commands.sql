@@ -74,7 +74,7 @@ CREATE TABLE commandbus.uncompleted (
 );
 
 CREATE TABLE commandbus.queue (
-    seq            bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    seq            bigint      GENERATED ALWAYS AS IDENTITY,
     domain         text        NOT NULL,
     command_id     uuid        NOT NULL,
     command_type   text        NOT NULL,
@@ -87,11 +87,11 @@ CREATE TABLE commandbus.queue (
     lease_until    timestamptz,
     worker_id      integer,
     canceling      boolean     NOT NULL DEFAULT false,       -- in flight when its process was cancelled
+    PRIMARY KEY (domain, seq),
     CONSTRAINT queue_lease_whole CHECK ((lease_until IS NULL) = (worker_id IS NULL))
 ) WITH (fillfactor = 30, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000,
         autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 100000);
 
-CREATE INDEX ix_queue_domain_seq ON commandbus.queue (domain, seq);
 CREATE UNIQUE INDEX ix_queue_command_id ON commandbus.queue (command_id);
 
 CREATE TABLE commandbus.scheduled (

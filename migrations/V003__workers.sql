@@ -84,13 +84,13 @@ BEGIN
            count(*), max(q.seq) + 1
       INTO due, oldest, in_flight, expired, v_seen, v_first
       FROM (SELECT q.seq, q.worker_id, q.queued_at, q.lease_until FROM commandbus.queue q
-             WHERE q.domain = ANY (ARRAY[p_domain]) ORDER BY q.domain, q.seq LIMIT c_exact) q;
+             WHERE q.domain = p_domain ORDER BY q.seq LIMIT c_exact) q;
     is_estimated := false;
 
     IF v_seen = c_exact THEN
         SELECT l.seq + 1 - v_first INTO v_range
           FROM (SELECT q.seq FROM commandbus.queue q
-                 WHERE q.domain = ANY (ARRAY[p_domain]) ORDER BY q.domain DESC, q.seq DESC LIMIT 1) l;
+                 WHERE q.domain = p_domain ORDER BY q.seq DESC LIMIT 1) l;
         is_estimated := v_range > c_exact;
         v_factor := CASE WHEN is_estimated THEN v_range / (c_places * c_stretch)::float8 ELSE 1 END;
         SELECT count(*) FILTER (WHERE q.worker_id IS NULL) AS due,

@@ -12,10 +12,15 @@
 -- troubleshooting row. Locks are always taken in that order: the live row, then process, then command.
 --
 -- Sets come in as one JSON parameter, read once by json_to_recordset, or, where it is to be quick, as columns: an array
--- for each. PostgreSQL has no statistics for such sets, so the plans are pinned to nested loops over keys; what a row is
--- compared with comes out of the set too (the worker), since a constant would tempt the planner to begin at the queue.
--- Where the first rows of a domain are sought, = ANY and the order by domain leave only the index on (domain, seq): with
--- a plain = the planner may go by seq alone, past the backlog of every other domain, or sort the whole backlog.
+-- for each, unnested side by side in one SELECT, which unlike FROM unnest(...) keeps no copy of each column.
+--
+-- PostgreSQL has no statistics for such sets, and a worker's session makes its plans while it is idle and the tables are
+-- empty; they must hold when a backlog comes. So they are pinned to nested loops over keys, and to what does not depend
+-- on the values (force_generic_plan), which spares the first calls of a session the planning. What a row is compared
+-- with comes out of the set too (the worker), since a constant would tempt the planner to begin at the queue. And no
+-- key is compared by a plain = of two tables: while a table holds next to nothing, a walk through its whole index, in
+-- an order that a merge join could use, looks as good as a search in it. So rows are looked up by BETWEEN the key and
+-- itself, or by LATERAL with OFFSET 0, and those that the statement has just locked by ctid.
 
 -- New commands, as rows of JSON (those that a reply's router or an operator sends), or as columns: one array for each,
 -- no element or no array for what a command has not. Their place in the batch p_batch counts from p_first_ordinal. A
@@ -30,6 +35,7 @@ RETURNS integer
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
+SET enable_bitmapscan = off SET enable_memoize = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_now   timestamptz := commandbus.now();
@@ -40,10 +46,11 @@ BEGIN
                p_batch AS batch_id, p_first_ordinal + n.place - 1 AS ordinal,
                n.process_id, n.step, CASE WHEN n.process_id IS NOT NULL THEN 1 END AS visit, NULL::uuid AS compensates,
                n.headers
-          FROM unnest(p_command_ids, p_domains, p_command_types, p_payloads, p_max_attempts, p_correlation_ids,
-                      p_reply_tos, p_process_ids, p_steps, p_headers) WITH ORDINALITY AS n (
-               command_id, domain, command_type, payload, max_attempts, correlation_id, reply_to, process_id, step,
-               headers, place)
+          FROM (SELECT unnest(p_command_ids) AS command_id, unnest(p_domains) AS domain,
+                       unnest(p_command_types) AS command_type, unnest(p_payloads) AS payload,
+                       unnest(p_max_attempts) AS max_attempts, unnest(p_correlation_ids) AS correlation_id,
+                       unnest(p_reply_tos) AS reply_to, unnest(p_process_ids) AS process_id, unnest(p_steps) AS step,
+                       unnest(p_headers) AS headers, generate_subscripts(p_command_ids, 1) AS place) n
          WHERE n.command_id IS NOT NULL
          UNION ALL
         SELECT n.command_id, n.domain, n.command_type, n.payload, n.max_attempts, n.correlation_id, n.reply_to,
@@ -87,6 +94,7 @@ RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
+SET enable_bitmapscan = off SET enable_memoize = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_now      timestamptz := commandbus.now();
@@ -104,9 +112,10 @@ BEGIN
     SELECT n.process_id, p_domain, p_process_type, n.status, n.step, n.state, n.command_id,
            p_first_ordinal + n.place - 1, n.visits, n.error_code, n.error_message, p_batch,
            v_now, v_now, CASE WHEN n.command_id IS NULL THEN v_now END
-      FROM unnest(p_process_ids, p_statuses, p_steps, p_states, p_command_ids, p_visits, p_error_codes,
-                  p_error_messages) WITH ORDINALITY AS n (
-           process_id, status, step, state, command_id, visits, error_code, error_message, place);
+      FROM (SELECT unnest(p_process_ids) AS process_id, unnest(p_statuses) AS status, unnest(p_steps) AS step,
+                   unnest(p_states) AS state, unnest(p_command_ids) AS command_id, unnest(p_visits) AS visits,
+                   unnest(p_error_codes) AS error_code, unnest(p_error_messages) AS error_message,
+                   generate_subscripts(p_process_ids, 1) AS place) n;
     PERFORM commandbus.enqueue(NULL, p_command_ids, p_domains, p_command_types, p_payloads, p_max_attempts, NULL, NULL,
                                NULL, NULL, p_process_ids, p_steps, p_headers);
 END
@@ -128,17 +137,17 @@ RETURNS TABLE (
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
-SET enable_sort = off
+SET enable_bitmapscan = off SET enable_memoize = off SET enable_sort = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_now timestamptz := commandbus.now();
 BEGIN
     WITH due AS (
-        SELECT s.command_id FROM commandbus.scheduled s
+        SELECT s.ctid FROM commandbus.scheduled s
          WHERE s.domain = p_domain AND s.due_at <= v_now
          ORDER BY s.due_at LIMIT 1000 FOR UPDATE SKIP LOCKED
     ), taken AS (
-        DELETE FROM commandbus.scheduled s USING due WHERE s.command_id = due.command_id RETURNING s.*
+        DELETE FROM commandbus.scheduled s USING due WHERE s.ctid = due.ctid RETURNING s.*
     )
     INSERT INTO commandbus.queue (domain, command_id, command_type, epoch, failures, past_failures, lost_leases,
                                   max_attempts, queued_at)
@@ -148,19 +157,19 @@ BEGIN
 
     RETURN QUERY
     WITH due AS (
-        SELECT q.seq FROM commandbus.queue q
-         WHERE q.domain = ANY (ARRAY[p_domain]) AND q.seq > p_after
+        SELECT q.ctid FROM commandbus.queue q
+         WHERE q.domain = p_domain AND q.seq > p_after
            AND (q.worker_id IS NULL
                 OR (q.lease_until <= v_now AND q.lost_leases + 1 < q.max_attempts))
            AND (p_only IS NULL OR q.command_type = p_only)
            AND (p_except IS NULL OR q.command_type <> ALL (p_except))
-         ORDER BY q.domain, q.seq LIMIT p_limit FOR UPDATE SKIP LOCKED
+         ORDER BY q.seq LIMIT p_limit FOR UPDATE SKIP LOCKED
     ), leased AS (
         UPDATE commandbus.queue q
            SET epoch = q.epoch + 1, lost_leases = q.lost_leases + (q.worker_id IS NOT NULL)::integer,
                max_attempts = coalesce(q.max_attempts, p_max_attempts),
                lease_until = greatest(v_now, q.queued_at) + p_lease, worker_id = p_worker
-          FROM due WHERE q.seq = due.seq
+          FROM due WHERE q.ctid = due.ctid
         RETURNING q.*
     ), received AS (
         INSERT INTO commandbus.event (command_id, type, ts, epoch, worker_id, attempt, max_attempts, lease_until)
@@ -175,19 +184,20 @@ BEGIN
            c.compensates, p.process_type, p.status, p.state::text, p.batch_id,
            p.ordinal, p.visits::text, p.undo::text, p.undone_status, l.canceling, c.headers::text
       FROM leased l
-      JOIN commandbus.command c ON c.command_id = l.command_id
-      LEFT JOIN commandbus.process p ON p.process_id = c.process_id
+     CROSS JOIN LATERAL (SELECT * FROM commandbus.command c WHERE c.command_id = l.command_id OFFSET 0) c
+      LEFT JOIN LATERAL (SELECT * FROM commandbus.process p WHERE p.process_id = c.process_id OFFSET 0) p ON true
      ORDER BY l.seq;
 END
 $$;
 
 -- Prolongs leases that are still the worker's; returns those. Audited when a handler asked for it.
 CREATE FUNCTION commandbus.renew(
-    p_domain text, p_worker integer, p_seqs bigint[], p_epochs integer[], p_lease interval, p_audited boolean)
+    p_worker integer, p_command_ids uuid[], p_epochs integer[], p_lease interval, p_audited boolean)
 RETURNS TABLE (seq bigint, lease_until timestamptz)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
+SET enable_bitmapscan = off SET enable_memoize = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_now timestamptz := commandbus.now();
@@ -195,8 +205,8 @@ BEGIN
     RETURN QUERY
     WITH renewed AS (
         UPDATE commandbus.queue q SET lease_until = v_now + p_lease
-          FROM unnest(p_seqs, p_epochs, array_fill(p_worker, ARRAY[cardinality(p_seqs)])) AS s (seq, epoch, worker_id)
-         WHERE q.seq = s.seq AND q.epoch = s.epoch AND q.worker_id = s.worker_id
+          FROM (SELECT p_worker AS worker_id, unnest(p_command_ids) AS command_id, unnest(p_epochs) AS epoch) s
+         WHERE q.command_id BETWEEN s.command_id AND s.command_id AND q.epoch = s.epoch AND q.worker_id = s.worker_id
         RETURNING q.*
     ), audited AS (
         INSERT INTO commandbus.event (command_id, type, ts, epoch, worker_id, lease_until)
@@ -208,11 +218,12 @@ END
 $$;
 
 -- Gives claimed commands back unstarted: due at once for any worker, the attempt not counted.
-CREATE FUNCTION commandbus.release(p_domain text, p_worker integer, p_seqs bigint[], p_epochs integer[])
+CREATE FUNCTION commandbus.release(p_domain text, p_worker integer, p_command_ids uuid[], p_epochs integer[])
 RETURNS integer
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
+SET enable_bitmapscan = off SET enable_memoize = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_now      timestamptz := commandbus.now();
@@ -220,8 +231,8 @@ DECLARE
 BEGIN
     WITH released AS (
         UPDATE commandbus.queue q SET lease_until = NULL, worker_id = NULL, queued_at = v_now  -- no claim is stamped before
-          FROM unnest(p_seqs, p_epochs, array_fill(p_worker, ARRAY[cardinality(p_seqs)])) AS s (seq, epoch, worker_id)
-         WHERE q.seq = s.seq AND q.epoch = s.epoch AND q.worker_id = s.worker_id
+          FROM (SELECT p_worker AS worker_id, unnest(p_command_ids) AS command_id, unnest(p_epochs) AS epoch) s
+         WHERE q.command_id BETWEEN s.command_id AND s.command_id AND q.epoch = s.epoch AND q.worker_id = s.worker_id
         RETURNING q.command_id, q.epoch
     ), audited AS (
         INSERT INTO commandbus.event (command_id, type, ts, epoch, worker_id)

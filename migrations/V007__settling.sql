@@ -11,6 +11,7 @@ CREATE FUNCTION commandbus.record_outcomes(p_worker integer, p_outcomes json) RE
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
+SET enable_bitmapscan = off SET enable_memoize = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_now   timestamptz := commandbus.now();
@@ -29,17 +30,17 @@ BEGIN
                updated_at = v_now
           FROM o
          WHERE (o.event = 'MOVED_TO_TSQ' OR (o.event LIKE 'OPERATOR%' AND o.reply_outcome IS NOT NULL))
-           AND p.process_id = o.process_id
+           AND p.process_id BETWEEN o.process_id AND o.process_id
     ), settled AS (
         UPDATE commandbus.command c
            SET status = o.status, result = o.result, error_code = o.error_code, error_message = o.error_message,
                attempts = o.attempts, max_attempts = coalesce(o.max_attempts, c.max_attempts), updated_at = v_now,
                completed_at = CASE WHEN o.status <> 'IN_TROUBLESHOOTING_QUEUE' THEN v_now END
-          FROM o WHERE o.status IS NOT NULL AND c.command_id = o.command_id
+          FROM o WHERE o.status IS NOT NULL AND c.command_id BETWEEN o.command_id AND o.command_id
     ), uncompleted AS (
         INSERT INTO commandbus.uncompleted (domain, command_type, status, created_at, command_id)
         SELECT c.domain, c.command_type, o.status, c.created_at, c.command_id
-          FROM o JOIN commandbus.command c ON c.command_id = o.command_id
+          FROM o JOIN commandbus.command c ON c.command_id BETWEEN o.command_id AND o.command_id
          WHERE o.status IN ('FAILED', 'CANCELED')
     ), delayed AS (
         INSERT INTO commandbus.scheduled (command_id, domain, command_type, epoch, failures, past_failures,
@@ -66,7 +67,7 @@ BEGIN
         SELECT command_id, event, v_now, epoch, p_worker, attempts, details FROM o
     )
     SELECT count(*) INTO v_woken      -- the routers of other applications' processes, and the consumers of replies
-      FROM (SELECT p.domain FROM o JOIN commandbus.process p ON p.process_id = o.process_id
+      FROM (SELECT p.domain FROM o JOIN commandbus.process p ON p.process_id BETWEEN o.process_id AND o.process_id
              WHERE o.reply_outcome IS NOT NULL
              UNION
             SELECT 'reply_to:' || o.reply_to FROM o
@@ -79,6 +80,7 @@ CREATE FUNCTION commandbus.advance_processes(p_advances json) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
+SET enable_bitmapscan = off SET enable_memoize = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_now timestamptz := commandbus.now();
@@ -92,7 +94,7 @@ BEGIN
       FROM json_to_recordset(p_advances) AS a (
             process_id uuid, status text, current_step text, state json, command_id uuid, visits json,
             undo json, undone_status text, error_code text, error_message text, ended boolean)
-     WHERE p.process_id = a.process_id;
+     WHERE p.process_id BETWEEN a.process_id AND a.process_id;
 END
 $$;
 
@@ -119,6 +121,7 @@ CREATE FUNCTION commandbus.settle(
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
+SET enable_bitmapscan = off SET enable_memoize = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_now   timestamptz := commandbus.now();
@@ -129,25 +132,25 @@ BEGIN
     lost := '{}';
     canceling := '{}';
     WITH s AS MATERIALIZED (
-        SELECT x.*, p_worker AS worker_id
-          FROM unnest(p_command_ids, p_epochs, p_events, p_results, p_details,
-                      p_process_ids, p_statuses, p_steps, p_states, p_visits, p_undos, p_undone_statuses,
-                      p_error_codes, p_error_messages,
-                      p_next_ids, p_domains, p_command_types, p_payloads, p_times, p_max_attempts, p_compensates,
-                      p_headers) AS x (
-               command_id, epoch, event, result, details,
-               process_id, status, step, state, visits, undo, undone_status, error_code, error_message,
-               next_id, domain, command_type, payload, visit, max_attempts, compensates, headers)
+        SELECT unnest(p_command_ids) AS command_id, unnest(p_epochs) AS epoch, p_worker AS worker_id,
+               unnest(p_events) AS event, unnest(p_results) AS result, unnest(p_details) AS details,
+               unnest(p_process_ids) AS process_id, unnest(p_statuses) AS status, unnest(p_steps) AS step,
+               unnest(p_states) AS state, unnest(p_visits) AS visits, unnest(p_undos) AS undo,
+               unnest(p_undone_statuses) AS undone_status, unnest(p_error_codes) AS error_code,
+               unnest(p_error_messages) AS error_message,
+               unnest(p_next_ids) AS next_id, unnest(p_domains) AS domain, unnest(p_command_types) AS command_type,
+               unnest(p_payloads) AS payload, unnest(p_times) AS visit, unnest(p_max_attempts) AS max_attempts,
+               unnest(p_compensates) AS compensates, unnest(p_headers) AS headers
     ), ours AS (
         DELETE FROM commandbus.queue q USING s
-         WHERE q.command_id = s.command_id AND q.epoch = s.epoch AND q.worker_id = s.worker_id
+         WHERE q.command_id BETWEEN s.command_id AND s.command_id AND q.epoch = s.epoch AND q.worker_id = s.worker_id
            AND (NOT q.canceling OR q.command_id = ANY (p_canceling))
-        RETURNING s.*, q.failures + 1 AS attempts, q.max_attempts AS most_attempts
+        RETURNING q.failures + 1 AS attempts, q.max_attempts AS most_attempts, s.*
     ), completed AS (
         UPDATE commandbus.command c
            SET status = 'COMPLETED', result = o.result, error_code = NULL, error_message = NULL, attempts = o.attempts,
                max_attempts = coalesce(o.most_attempts, c.max_attempts), updated_at = v_now, completed_at = v_now
-          FROM ours o WHERE o.event IS NULL AND c.command_id = o.command_id
+          FROM ours o WHERE o.event IS NULL AND c.command_id BETWEEN o.command_id AND o.command_id
     ), advanced AS (
         UPDATE commandbus.process p
            SET status = o.status, current_step = o.step, state = o.state, command_id = o.next_id,
@@ -155,7 +158,7 @@ BEGIN
                error_code = coalesce(o.error_code, p.error_code),
                error_message = coalesce(o.error_message, p.error_message),
                updated_at = v_now, completed_at = CASE WHEN o.next_id IS NULL THEN v_now END
-          FROM ours o WHERE p.process_id = o.process_id
+          FROM ours o WHERE p.process_id BETWEEN o.process_id AND o.process_id
     ), sent AS (
         INSERT INTO commandbus.command (command_id, domain, command_type, payload, max_attempts, correlation_id,
                                         process_id, step, visit, compensates, headers, created_at, updated_at)
@@ -185,21 +188,22 @@ BEGIN
         ), waits AS MATERIALIZED (
             SELECT m.command_id
               FROM missing m
-              JOIN commandbus.queue q ON q.command_id = m.command_id
+              JOIN commandbus.queue q ON q.command_id BETWEEN m.command_id AND m.command_id
              WHERE q.epoch = m.epoch AND q.worker_id = m.worker_id AND q.canceling
         ), late AS (
             SELECT m.* FROM missing m
              WHERE NOT EXISTS (SELECT FROM waits w WHERE w.command_id = m.command_id)
                AND NOT EXISTS (
                     SELECT FROM commandbus.event e
-                     WHERE e.command_id = m.command_id AND e.epoch = m.epoch AND e.worker_id = m.worker_id
-                       AND e.type = m.event)
+                     WHERE e.command_id BETWEEN m.command_id AND m.command_id AND e.epoch = m.epoch
+                       AND e.worker_id = m.worker_id AND e.type = m.event)
         ), dropped AS (
             INSERT INTO commandbus.event (command_id, type, ts, epoch, worker_id, details)
             SELECT l.command_id, 'LATE_OUTCOME_DROPPED', v_now, l.epoch, p_worker,
                    json_build_object('outcome', l.event)
               FROM late l
-              JOIN commandbus.command c ON c.command_id = l.command_id    -- a pruned one has no trail any more
+              JOIN commandbus.command c      -- a pruned one has no trail any more
+                ON c.command_id BETWEEN l.command_id AND l.command_id
                FOR KEY SHARE OF c
         )
         SELECT (SELECT coalesce(array_agg(w.command_id), '{}') FROM waits w),
@@ -217,15 +221,16 @@ $$;
 
 -- Which of the given claims are still the worker's, and whether their processes were cancelled meanwhile; locks them
 -- until the transaction ends.
-CREATE FUNCTION commandbus.lock_claims(p_domain text, p_worker integer, p_seqs bigint[], p_epochs integer[])
+CREATE FUNCTION commandbus.lock_claims(p_worker integer, p_command_ids uuid[], p_epochs integer[])
 RETURNS TABLE (seq bigint, canceling boolean)
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
+SET enable_bitmapscan = off SET enable_memoize = off SET plan_cache_mode = force_generic_plan
 AS $$
     SELECT q.seq, q.canceling
-      FROM unnest(p_seqs, p_epochs, array_fill(p_worker, ARRAY[cardinality(p_seqs)])) AS s (seq, epoch, worker_id)
-      JOIN commandbus.queue q ON q.seq = s.seq
+      FROM (SELECT p_worker AS worker_id, unnest(p_command_ids) AS command_id, unnest(p_epochs) AS epoch) s
+      JOIN commandbus.queue q ON q.command_id BETWEEN s.command_id AND s.command_id
      WHERE q.epoch = s.epoch AND q.worker_id = s.worker_id
        FOR UPDATE OF q
 $$;
@@ -236,19 +241,19 @@ CREATE FUNCTION commandbus.sweep(p_domain text, p_upto bigint) RETURNS integer
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
-SET enable_sort = off
+SET enable_bitmapscan = off SET enable_memoize = off SET enable_sort = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_now      timestamptz := commandbus.now();
     v_outcomes json;
 BEGIN
     WITH lost AS (
-        SELECT q.seq FROM commandbus.queue q
-         WHERE q.domain = ANY (ARRAY[p_domain]) AND q.seq <= coalesce(p_upto, 9223372036854775807)
+        SELECT q.ctid FROM commandbus.queue q
+         WHERE q.domain = p_domain AND q.seq <= coalesce(p_upto, 9223372036854775807)
            AND q.worker_id IS NOT NULL AND q.lease_until <= v_now AND q.lost_leases + 1 >= q.max_attempts
-         ORDER BY q.domain, q.seq FOR UPDATE SKIP LOCKED
+         ORDER BY q.seq FOR UPDATE SKIP LOCKED
     ), swept AS (
-        DELETE FROM commandbus.queue q USING lost WHERE q.seq = lost.seq RETURNING q.*
+        DELETE FROM commandbus.queue q USING lost WHERE q.ctid = lost.ctid RETURNING q.*
     )
     SELECT json_agg(json_build_object(
                'command_id', s.command_id, 'domain', s.domain, 'command_type', s.command_type,
@@ -259,7 +264,7 @@ BEGIN
                'details', json_build_object('code', 'LEASE_LOST', 'message', m.text, 'worker_id', s.worker_id)))
       INTO v_outcomes
       FROM swept s
-      JOIN commandbus.command c ON c.command_id = s.command_id
+     CROSS JOIN LATERAL (SELECT * FROM commandbus.command c WHERE c.command_id = s.command_id OFFSET 0) c
      CROSS JOIN LATERAL (SELECT format('its workers lost %s leases of %s', s.lost_leases + 1, s.max_attempts)) m (text);
     IF v_outcomes IS NULL THEN
         RETURN 0;
@@ -274,6 +279,7 @@ CREATE FUNCTION commandbus.requeue(p_commands json) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
+SET enable_bitmapscan = off SET enable_memoize = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_now     timestamptz := commandbus.now();
@@ -286,19 +292,19 @@ BEGIN
     ), again AS (
         UPDATE commandbus.command c
            SET status = 'PENDING', attempts = 0, error_code = NULL, error_message = NULL, updated_at = v_now
-          FROM r WHERE c.command_id = r.command_id
+          FROM r WHERE c.command_id BETWEEN r.command_id AND r.command_id
         RETURNING r.*, c.process_id, c.compensates
     ), back AS (
         UPDATE commandbus.process p
            SET status = CASE WHEN a.compensates IS NULL THEN 'WAITING_FOR_REPLY' ELSE 'COMPENSATING' END,
                updated_at = v_now
-          FROM again a WHERE p.process_id = a.process_id
+          FROM again a WHERE p.process_id BETWEEN a.process_id AND a.process_id
     ), queued AS (
         INSERT INTO commandbus.queue (domain, command_id, command_type, epoch, past_failures, max_attempts, queued_at,
                                       canceling)
         SELECT a.domain, a.command_id, a.command_type, a.epoch, a.past_failures, a.max_attempts, v_now,
                a.compensates IS NULL AND p.cancel_request IS NOT NULL    -- it ends first, then all is undone
-          FROM again a LEFT JOIN commandbus.process p ON p.process_id = a.process_id
+          FROM again a LEFT JOIN commandbus.process p ON p.process_id BETWEEN a.process_id AND a.process_id
     ), audited AS (
         INSERT INTO commandbus.event (command_id, type, ts, epoch, details)
         SELECT command_id, 'OPERATOR_RETRY', v_now, epoch, details FROM r

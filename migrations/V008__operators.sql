@@ -71,6 +71,7 @@ RETURNS TABLE (
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
+SET enable_bitmapscan = off SET enable_memoize = off
 AS $$
 BEGIN
     RETURN QUERY
@@ -78,8 +79,8 @@ BEGIN
            t.failures, t.failures + t.past_failures, t.max_attempts, t.lost_leases, c.correlation_id,
            c.process_id, c.step, coalesce(c.batch_id, p.batch_id), c.created_at, t.moved_at
       FROM commandbus.troubleshooting t
-      JOIN commandbus.command c ON c.command_id = t.command_id
-      LEFT JOIN commandbus.process p ON p.process_id = c.process_id
+      JOIN commandbus.command c ON c.command_id BETWEEN t.command_id AND t.command_id
+      LEFT JOIN commandbus.process p ON p.process_id BETWEEN c.process_id AND c.process_id
      WHERE t.command_id = ANY (p_command_ids)
      ORDER BY t.moved_at, t.command_id;
 END
@@ -97,6 +98,7 @@ RETURNS TABLE (
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
+SET enable_bitmapscan = off SET enable_memoize = off
 AS $$
 BEGIN
     RETURN QUERY
@@ -105,14 +107,15 @@ BEGIN
          WHERE t.command_id = ANY (p_command_ids) AND (t.moved_at <= p_until) IS NOT FALSE  -- so written, no index on moved_at tempts
          ORDER BY t.command_id FOR UPDATE
     ), taken AS (
-        DELETE FROM commandbus.troubleshooting t USING held h WHERE t.command_id = h.command_id RETURNING t.*
+        DELETE FROM commandbus.troubleshooting t USING held h
+         WHERE t.command_id BETWEEN h.command_id AND h.command_id RETURNING t.*
     )
     SELECT t.command_id, t.domain, t.command_type, t.epoch, t.failures, t.past_failures, t.lost_leases,
            t.max_attempts, c.correlation_id, c.reply_to, c.process_id, c.step,
            c.compensates, p.process_type, p.domain, p.state::text, p.batch_id,
            p.ordinal, p.visits::text, p.undo::text, p.undone_status
       FROM taken t
-      JOIN commandbus.command c ON c.command_id = t.command_id
-      LEFT JOIN commandbus.process p ON p.process_id = c.process_id;
+      JOIN commandbus.command c ON c.command_id BETWEEN t.command_id AND t.command_id
+      LEFT JOIN commandbus.process p ON p.process_id BETWEEN c.process_id AND c.process_id;
 END
 $$;

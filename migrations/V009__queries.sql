@@ -171,7 +171,8 @@ END
 $$;
 
 -- The leased commands in the order of the queue, after p_seq: with a long backlog they are at its head, where nothing
--- but a walk from there finds them.
+-- but a walk from there finds them. Each domain is walked on its own; what lies beyond the first of those ends is left
+-- to the next page.
 CREATE FUNCTION commandbus.find_leased_commands(
     p_domain text, p_command_type text, p_from timestamptz, p_to timestamptz, p_seq bigint, p_limit integer,
     OUT command_ids uuid[], OUT next_seq bigint)
@@ -181,33 +182,48 @@ SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_se
 SET enable_sort = off SET enable_bitmapscan = off SET plan_cache_mode = force_custom_plan
 AS $$
 DECLARE
-    c_most   CONSTANT integer := 10000;
-    v_looked integer;
-    v_last   bigint;
-    v_seqs   bigint[];
+    c_most    CONSTANT integer := 10000;
+    v_domains text[] := ARRAY[p_domain];
+    v_each    bigint;
+    v_last    bigint;
+    v_seqs    bigint[];
 BEGIN
-    WITH looked AS MATERIALIZED (
-        SELECT q.seq, q.command_id, q.command_type, q.worker_id
-          FROM commandbus.queue q
-         WHERE (p_domain IS NULL OR q.domain = ANY (ARRAY[p_domain])) AND q.seq > p_seq
-         ORDER BY CASE WHEN p_domain IS NULL THEN NULL ELSE q.domain END, q.seq LIMIT c_most
+    IF p_domain IS NULL THEN
+        WITH RECURSIVE queued (name) AS (
+            SELECT min(q.domain) FROM commandbus.queue q
+            UNION ALL
+            SELECT (SELECT min(q.domain) FROM commandbus.queue q WHERE q.domain > d.name)
+              FROM queued d WHERE d.name IS NOT NULL
+        )
+        SELECT array_agg(d.name) INTO v_domains FROM queued d WHERE d.name IS NOT NULL;
+    END IF;
+    v_each := greatest(c_most / cardinality(v_domains), 1);
+    WITH walked AS MATERIALIZED (
+        SELECT w.*
+          FROM unnest(v_domains) AS d (domain)
+         CROSS JOIN LATERAL (
+                SELECT q.seq, q.command_id, q.command_type, q.worker_id, row_number() OVER (ORDER BY q.seq) AS place
+                  FROM commandbus.queue q
+                 WHERE q.domain = d.domain AND q.seq > p_seq ORDER BY q.seq LIMIT v_each) w
+    ), walked_to AS MATERIALIZED (
+        SELECT min(w.seq) AS seq FROM walked w WHERE w.place = v_each
     ), leased AS MATERIALIZED (
-        SELECT l.seq, l.command_id, c.created_at
-          FROM looked l
-          JOIN commandbus.command c ON c.command_id = l.command_id
-         WHERE l.worker_id IS NOT NULL AND (p_command_type IS NULL OR l.command_type = p_command_type)
+        SELECT w.seq, w.command_id, c.created_at
+          FROM walked w
+          JOIN walked_to e ON w.seq <= coalesce(e.seq, w.seq)
+          JOIN commandbus.command c ON c.command_id = w.command_id
+         WHERE w.worker_id IS NOT NULL AND (p_command_type IS NULL OR w.command_type = p_command_type)
     ), matching AS MATERIALIZED (
         SELECT l.seq, l.command_id FROM leased l
          WHERE l.created_at >= p_from AND l.created_at < p_to
          ORDER BY l.seq LIMIT p_limit + 1
     )
-    SELECT (SELECT count(*) FROM looked), (SELECT max(l.seq) FROM looked l),
-           array_agg(m.command_id ORDER BY m.seq), array_agg(m.seq ORDER BY m.seq)
-      INTO v_looked, v_last, command_ids, v_seqs FROM matching m;
+    SELECT (SELECT e.seq FROM walked_to e), array_agg(m.command_id ORDER BY m.seq), array_agg(m.seq ORDER BY m.seq)
+      INTO v_last, command_ids, v_seqs FROM matching m;
     IF cardinality(command_ids) > p_limit THEN
         command_ids := command_ids[:p_limit];
         next_seq := v_seqs[p_limit];
-    ELSIF v_looked = c_most THEN
+    ELSE
         next_seq := v_last;
     END IF;
 END

@@ -8,19 +8,19 @@ RETURNS TABLE (
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
-SET enable_sort = off SET enable_bitmapscan = off
+SET enable_bitmapscan = off SET enable_memoize = off SET enable_sort = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_now timestamptz := commandbus.now();
 BEGIN
     RETURN QUERY
     WITH waiting AS (
-        SELECT r.reply_id FROM commandbus.reply r
+        SELECT r.ctid FROM commandbus.reply r
          WHERE r.reply_to = ANY (ARRAY[p_reply_to]) AND (r.lease_until IS NULL OR r.lease_until <= v_now)
          ORDER BY r.reply_to, r.reply_id LIMIT p_limit FOR UPDATE SKIP LOCKED
     ), leased AS (
         UPDATE commandbus.reply r SET epoch = r.epoch + 1, lease_until = v_now + p_lease
-          FROM waiting w WHERE r.reply_id = w.reply_id
+          FROM waiting w WHERE r.ctid = w.ctid
         RETURNING r.*
     )
     SELECT l.reply_id, l.epoch, l.lease_until, l.created_at, l.command_id,
@@ -34,9 +34,10 @@ CREATE FUNCTION commandbus.acknowledge_replies(p_reply_ids bigint[], p_epochs in
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
+SET enable_bitmapscan = off SET enable_memoize = off SET plan_cache_mode = force_generic_plan
 AS $$
     DELETE FROM commandbus.reply r USING unnest(p_reply_ids, p_epochs) AS a (reply_id, epoch)
-     WHERE r.reply_id = a.reply_id AND r.epoch = a.epoch
+     WHERE r.reply_id BETWEEN a.reply_id AND a.reply_id AND r.epoch = a.epoch
     RETURNING r.reply_id
 $$;
 
@@ -46,12 +47,13 @@ RETURNS SETOF bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
+SET enable_bitmapscan = off SET enable_memoize = off SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
     RETURN QUERY
     UPDATE commandbus.reply r SET lease_until = NULL
       FROM unnest(p_reply_ids, p_epochs) AS a (reply_id, epoch)
-     WHERE r.reply_id = a.reply_id AND r.epoch = a.epoch
+     WHERE r.reply_id BETWEEN a.reply_id AND a.reply_id AND r.epoch = a.epoch
     RETURNING r.reply_id;
     IF FOUND THEN
         PERFORM pg_notify(commandbus.channel('reply_to:' || p_reply_to), '');
@@ -73,7 +75,7 @@ RETURNS TABLE (
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
-SET enable_sort = off SET enable_bitmapscan = off
+SET enable_bitmapscan = off SET enable_memoize = off SET enable_sort = off SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
     RETURN QUERY
@@ -85,8 +87,8 @@ BEGIN
                    p.ordinal, p.visits::text, p.undo::text, p.undone_status, c.step, c.compensates, p.domain,
                    r.headers::text
               FROM commandbus.reply r
-              JOIN commandbus.process p ON p.process_id = r.process_id
-              JOIN commandbus.command c ON c.command_id = r.command_id
+              JOIN commandbus.process p ON p.process_id BETWEEN r.process_id AND r.process_id
+              JOIN commandbus.command c ON c.command_id BETWEEN r.command_id AND r.command_id
              WHERE r.reply_to = ANY (ARRAY[a.address])
                AND NOT EXISTS (
                     SELECT FROM (SELECT c.step

@@ -20,6 +20,7 @@ RETURNS TABLE (
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
+SET enable_bitmapscan = off SET enable_memoize = off
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -46,16 +47,16 @@ BEGIN
          WHERE p.process_id = ANY (p_process_ids) AND p.undone_status IS NULL
            AND p.status NOT IN ('COMPLETED', 'COMPENSATED', 'FAILED', 'CANCELED')
     ), due AS MATERIALIZED (
-        SELECT d.seq, d.claimed
+        SELECT d.ctid, d.claimed
           FROM asked a, LATERAL (
-            SELECT q.seq, q.worker_id IS NOT NULL AS claimed FROM commandbus.queue q
+            SELECT q.ctid, q.worker_id IS NOT NULL AS claimed FROM commandbus.queue q
              WHERE q.command_id = a.command_id AND NOT q.canceling FOR UPDATE SKIP LOCKED) d
     ), unclaimed AS (
-        DELETE FROM commandbus.queue q WHERE q.seq = ANY (ARRAY(SELECT d.seq FROM due d WHERE NOT d.claimed))
+        DELETE FROM commandbus.queue q WHERE q.ctid = ANY (ARRAY(SELECT d.ctid FROM due d WHERE NOT d.claimed))
         RETURNING q.command_id, q.epoch, q.failures, q.max_attempts
     ), marked AS (
         UPDATE commandbus.queue q SET canceling = true
-         WHERE q.seq = ANY (ARRAY(SELECT d.seq FROM due d WHERE d.claimed))
+         WHERE q.ctid = ANY (ARRAY(SELECT d.ctid FROM due d WHERE d.claimed))
         RETURNING q.command_id
     ), later AS (
         SELECT l.command_id
@@ -83,10 +84,10 @@ BEGIN
           FROM (SELECT command_id, 'claimed' AS place FROM marked
                  UNION ALL SELECT command_id, 'answered' FROM answers) m
           JOIN asked a ON a.command_id = m.command_id
-         WHERE p.process_id = a.process_id AND p.cancel_request IS NULL
+         WHERE p.process_id BETWEEN a.process_id AND a.process_id AND p.cancel_request IS NULL
         RETURNING m.place, p.process_id
     ), alone AS (
-        SELECT p.process_id FROM asked a JOIN commandbus.process p ON p.process_id = a.process_id
+        SELECT p.process_id FROM asked a JOIN commandbus.process p ON p.process_id BETWEEN a.process_id AND a.process_id
          WHERE p.command_id IS NULL FOR UPDATE OF p SKIP LOCKED
     ), taken AS (
         SELECT 'queue' AS place, u.* FROM unclaimed u
@@ -96,12 +97,12 @@ BEGIN
     SELECT t.place, p.process_id, p.process_type, p.domain, p.state::text, p.batch_id, p.ordinal, p.visits::text,
            p.current_step, t.command_id, t.epoch, t.failures, t.max_attempts
       FROM taken t
-      JOIN commandbus.command c ON c.command_id = t.command_id
-      JOIN commandbus.process p ON p.process_id = c.process_id
+      JOIN commandbus.command c ON c.command_id BETWEEN t.command_id AND t.command_id
+      JOIN commandbus.process p ON p.process_id BETWEEN c.process_id AND c.process_id
      UNION ALL
     SELECT 'idle', p.process_id, p.process_type, p.domain, p.state::text, p.batch_id, p.ordinal, p.visits::text,
            p.current_step, NULL, NULL, NULL, NULL
-      FROM alone l JOIN commandbus.process p ON p.process_id = l.process_id
+      FROM alone l JOIN commandbus.process p ON p.process_id BETWEEN l.process_id AND l.process_id
      UNION ALL
     SELECT r.place, r.process_id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM requested r;
 END
@@ -114,6 +115,7 @@ RETURNS TABLE (
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_material = off
+SET enable_bitmapscan = off SET enable_memoize = off
 AS $$
 #variable_conflict use_column
 BEGIN
@@ -124,10 +126,10 @@ BEGIN
 
     RETURN QUERY
     WITH due AS MATERIALIZED (
-        SELECT q.seq FROM commandbus.queue q
+        SELECT q.ctid FROM commandbus.queue q
          WHERE q.command_id = ANY (p_command_ids) AND q.worker_id IS NULL FOR UPDATE SKIP LOCKED
     ), unclaimed AS (
-        DELETE FROM commandbus.queue q WHERE q.seq = ANY (ARRAY(SELECT d.seq FROM due d))
+        DELETE FROM commandbus.queue q WHERE q.ctid = ANY (ARRAY(SELECT d.ctid FROM due d))
         RETURNING q.command_id, q.epoch, q.failures, q.max_attempts
     ), later AS MATERIALIZED (
         SELECT s.command_id FROM commandbus.scheduled s
@@ -138,6 +140,7 @@ BEGIN
     ), taken AS (
         SELECT u.* FROM unclaimed u UNION ALL SELECT r.* FROM retries r
     )
-    SELECT t.*, c.reply_to, c.correlation_id FROM taken t JOIN commandbus.command c ON c.command_id = t.command_id;
+    SELECT t.*, c.reply_to, c.correlation_id
+      FROM taken t JOIN commandbus.command c ON c.command_id BETWEEN t.command_id AND t.command_id;
 END
 $$;

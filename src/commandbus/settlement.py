@@ -91,7 +91,7 @@ class Settlement:
         if not any(a.manager.is_hooked and a.decision.send is not None for a in advances):
             return await self._store(conn, finished, advanced)
         async with conn.transaction():
-            ours = await queue.lock_claims(conn, self.domain, self.worker_id, [f.claimed for f in finished])
+            ours = await queue.lock_claims(conn, self.worker_id, [f.claimed for f in finished])
             surprises = {f.claimed.seq for f in finished if ours.get(f.claimed.seq) and not f.claimed.canceling}
             if surprises:  # no hook is called for what is not going to be sent
                 finished = [f for f in finished if f.claimed.seq not in surprises]

@@ -131,13 +131,14 @@ class Bus:
         self.settle(self.claim(name), "MOVED_TO_TSQ")
 
     def renew(self, claim: Claim, lease: str) -> None:
-        self.rows("SELECT commandbus.renew(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s, %(lease)s::interval, true)",
-                  domain=DOMAIN, worker=claim["worker"], seqs=[claim["seq"]], epochs=[claim["epoch"]],
+        self.rows("SELECT commandbus.renew(%(worker)s, %(command_ids)s, %(epochs)s, %(lease)s::interval, true)",
+                  worker=claim["worker"], command_ids=[claim["command_id"]], epochs=[claim["epoch"]],
                   lease=lease)  # fmt: skip
 
     def release(self, claim: Claim) -> None:
-        self.rows("SELECT commandbus.release(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s)",
-                  domain=DOMAIN, worker=claim["worker"], seqs=[claim["seq"]], epochs=[claim["epoch"]])  # fmt: skip
+        self.rows("SELECT commandbus.release(%(domain)s, %(worker)s, %(command_ids)s, %(epochs)s)",
+                  domain=DOMAIN, worker=claim["worker"], command_ids=[claim["command_id"]],
+                  epochs=[claim["epoch"]])  # fmt: skip
 
     def sweep(self) -> None:
         self.rows("SELECT commandbus.sweep(%(domain)s, NULL)", domain=DOMAIN)

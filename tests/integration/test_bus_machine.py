@@ -202,13 +202,13 @@ class BusMachine(RuleBasedStateMachine):
     @rule(which=WHICH, leases=st.integers(0, 3))
     def release_or_renew(self, which: int, leases: int) -> None:
         hand, claimed = self.held[which % len(self.held)]
-        place = (hand.conn, self.bench.domain, hand.worker_id, [claimed])
+        claim = (hand.worker_id, [claimed])
         if leases == 0:
             self.model.release(claimed.command_id, claimed.epoch)
-            self.run(queue.release(*place))
+            self.run(queue.release(hand.conn, self.bench.domain, *claim))
         else:
             is_mine = self.model.renew(claimed.command_id, claimed.epoch, leases)
-            ends = self.run(queue.renew(*place, leases * LEASE, audited=True))
+            ends = self.run(queue.renew(hand.conn, *claim, leases * LEASE, audited=True))
             assert set(ends) == ({claimed.seq} if is_mine else set())
 
     @rule(is_swept=st.booleans())

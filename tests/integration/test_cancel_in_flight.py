@@ -17,6 +17,7 @@ from commandbus import (
 )
 from commandbus.outcome import Outcome, completed, failed, handler_not_found
 from commandbus.process import ProcessReplyRouter, ProcessRepository, ProcessStatus
+from commandbus.repositories import queue
 from commandbus.settlement import Finished
 from tests.integration.process_kit import Hand, make_manager, open_hand, operators, process_of, steps_of
 from tests.integration.test_cancel_process import BROKEN, BUSY, CANCELLED, REFUSED, WHO, ended, undo_all
@@ -62,9 +63,7 @@ async def test_a_released_command_is_run_first_too(bench: Bench) -> None:
     async with open_hand(bench, manager) as hand:
         (first,) = await hand.claim()
         await manager.cancel_process(process_id, **WHO)
-        await bench.execute(
-            "SELECT commandbus.release(%s, %s, %s, %s)", bench.domain, hand.worker_id, [first.seq], [first.epoch]
-        )
+        await queue.release(hand.conn, bench.domain, hand.worker_id, [first])
         with pytest.raises(InvalidOperationError, match="to be cancelled already, by ann"):
             await manager.cancel_process(process_id)
         await hand.turn(step="Reserve")

@@ -9,7 +9,7 @@ from commandbus import BatchCommand
 from commandbus._core.cancel_sql import CancelSQL
 from commandbus.process.cancelling import cancel_many, cancel_one, make_request
 from tests.integration.process_kit import Hand
-from tests.integration.test_plans import GROUP, ROUNDS, faults, nodes, quiet_dsn, watched
+from tests.integration.test_plans import GROUP, ROUNDS, faults, nodes, quiet_dsn, times, watched
 
 pytestmark = pytest.mark.asyncio
 
@@ -49,9 +49,7 @@ async def work(hand: Hand) -> None:
                 assert await (await conn.execute(CancelSQL.MISSED, values)).fetchall() == []
 
 
-@pytest.mark.parametrize(
-    "analyzed", ["never", *(pytest.param(a, marks=pytest.mark.slow) for a in ("while empty", "after it was filled"))]
-)
+@pytest.mark.parametrize("analyzed", times("never"))
 async def test_no_cancel_walks_through_the_backlog(quiet_dsn: str, analyzed: str) -> None:
     async with watched(quiet_dsn, analyzed=analyzed) as (hand, plans):
         await work(hand)

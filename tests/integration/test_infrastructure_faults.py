@@ -199,7 +199,7 @@ async def test_a_verb_that_is_cancelled_at_any_await_is_done_or_not_at_all(bench
 
 READ_BY_CLAIMS = """
     SELECT idx_tup_read FROM pg_stat_user_indexes
-     WHERE schemaname = 'commandbus' AND indexrelname = 'ix_queue_domain_seq'"""
+     WHERE schemaname = 'commandbus' AND indexrelname = 'queue_pkey'"""
 
 
 async def test_an_old_snapshot_makes_no_claim_read_what_the_claims_before_have_settled(

@@ -171,7 +171,7 @@ class Worker(Actor):
         await self.retrying(lambda: queue.release(self.conn, DOMAIN, self.worker_id, claims))
 
     async def renew(self) -> None:
-        kept = await self.retrying(lambda: queue.renew(self.conn, DOMAIN, self.worker_id, self.hand, LEASE))
+        kept = await self.retrying(lambda: queue.renew(self.conn, self.worker_id, self.hand, LEASE))
         self.hand = [claimed for claimed in self.hand if claimed.seq in kept]
 
     async def route(self) -> int:

@@ -9,8 +9,8 @@ from commandbus.troubleshooting import actions
 from commandbus.worker.leases import CommandLease
 from tests.simulator.planting import NO_FENCE, Mutant
 
-OURS = "WHERE q.seq = s.seq AND q.epoch = s.epoch AND q.worker_id = s.worker_id"
-ANYBODYS = "WHERE q.seq = s.seq AND q.epoch >= s.epoch AND s.worker_id > 0"
+OURS = "q.command_id BETWEEN s.command_id AND s.command_id AND q.epoch = s.epoch AND q.worker_id = s.worker_id"
+ANYBODYS = "q.command_id BETWEEN s.command_id AND s.command_id AND q.epoch >= s.epoch AND s.worker_id > 0"
 
 CLAIMING = [
     Mutant("an epoch is used again", ("S6",), "claim", "SET epoch = q.epoch + 1", "SET epoch = q.epoch"),
@@ -24,8 +24,8 @@ CLAIMING = [
     Mutant("a claim by a clock that is behind", ("S13",), "claim", "greatest(v_now, l.queued_at), l.epoch",
            "v_now - interval '1 hour', l.epoch"),
     Mutant("a retry that is due stays scheduled", ("S12",), "claim",
-           "DELETE FROM commandbus.scheduled s USING due WHERE s.command_id = due.command_id RETURNING s.*",
-           "SELECT s.* FROM commandbus.scheduled s JOIN due ON s.command_id = due.command_id"),
+           "DELETE FROM commandbus.scheduled s USING due WHERE s.ctid = due.ctid RETURNING s.*",
+           "SELECT s.* FROM commandbus.scheduled s JOIN due ON s.ctid = due.ctid"),
     Mutant("no sweep", ("L1", "L2", "L3"), "sweep", "AND q.lost_leases + 1 >= q.max_attempts", "AND false"),
     Mutant("the sweep takes leases that hold", ("S5", "S6"), "sweep", "AND q.lease_until <= v_now", ""),
     Mutant("the sweep forgets the lease it took", ("S6",), "sweep", "'lost_leases', s.lost_leases + 1",
@@ -119,7 +119,8 @@ PROCESSES = [
 
 OPERATORS = [
     Mutant("two operators decide", ("S4", "S12", "S3"), "take_parked",
-           "DELETE FROM commandbus.troubleshooting t USING held h WHERE t.command_id = h.command_id RETURNING t.*",
+           "DELETE FROM commandbus.troubleshooting t USING held h"
+           " WHERE t.command_id BETWEEN h.command_id AND h.command_id RETURNING t.*",
            "SELECT t.* FROM commandbus.troubleshooting t JOIN held h ON t.command_id = h.command_id"),
     Mutant("a second life forgets the first", ("S6",), "requeue", "a.past_failures, a.max_attempts, v_now",
            "0, a.max_attempts, v_now"),

@@ -98,6 +98,6 @@ NO_FENCE = Mutant(
     "no fence",
     ("S5", "S4", "S3"),
     "settle",
-    "WHERE q.command_id = s.command_id AND q.epoch = s.epoch AND q.worker_id = s.worker_id AND (NOT",
-    "WHERE q.command_id = s.command_id AND q.epoch >= s.epoch AND s.worker_id > 0 AND (NOT",
+    "s.command_id AND q.epoch = s.epoch AND q.worker_id = s.worker_id AND (NOT",
+    "s.command_id AND q.epoch >= s.epoch AND s.worker_id > 0 AND (NOT",
 )

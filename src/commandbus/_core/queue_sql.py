@@ -56,16 +56,16 @@ class QueueSQL:
                                 %(only)s::text, %(except)s::text[])"""
     RENEW = """
         SELECT seq, lease_until
-          FROM commandbus.renew(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s, %(lease)s, %(audited)s)"""
-    RELEASE = "SELECT commandbus.release(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s)"
+          FROM commandbus.renew(%(worker)s, %(command_ids)s, %(epochs)s, %(lease)s, %(audited)s)"""
+    RELEASE = "SELECT commandbus.release(%(domain)s, %(worker)s, %(command_ids)s, %(epochs)s)"
     # Gives back what a worker leased by a claim whose answer it never got: what it holds but for `known`.
     RELEASE_UNKNOWN = """
-        SELECT commandbus.release(%(domain)s, %(worker)s, array_agg(q.seq), array_agg(q.epoch))
+        SELECT commandbus.release(%(domain)s, %(worker)s, array_agg(q.command_id), array_agg(q.epoch))
           FROM commandbus.queue q
          WHERE q.domain = %(domain)s AND q.worker_id = %(worker)s AND q.seq <> ALL (%(known)s::bigint[])
         HAVING count(*) > 0"""
     LOCK_CLAIMS = """
-        SELECT seq, canceling FROM commandbus.lock_claims(%(domain)s, %(worker)s, %(seqs)s, %(epochs)s)"""
+        SELECT seq, canceling FROM commandbus.lock_claims(%(worker)s, %(command_ids)s, %(epochs)s)"""
     SWEEP = "SELECT commandbus.sweep(%(domain)s, %(upto)s)"
 
     # When the next retry of a domain is due, as seconds from now on the bus's clock.
@@ -78,12 +78,11 @@ class QueueParams:
     """Parameters of the statements above."""
 
     @staticmethod
-    def claims(domain: str, worker_id: int, claims: Sequence[Claimed]) -> dict[str, Any]:
-        """Name claims by their seq and the epoch that fences them."""
+    def claims(worker_id: int, claims: Sequence[Claimed]) -> dict[str, Any]:
+        """Name claims by the command and the epoch that fences them."""
         return {
-            "domain": domain,
             "worker": worker_id,
-            "seqs": [c.seq for c in claims],
+            "command_ids": [c.command_id for c in claims],
             "epochs": [c.epoch for c in claims],
         }
 

@@ -45,11 +45,11 @@ async def claim(
 
 
 async def renew(
-    conn: Connection, domain: str, worker_id: int, claims: Sequence[Claimed], lease: float, *, audited: bool = False
+    conn: Connection, worker_id: int, claims: Sequence[Claimed], lease: float, *, audited: bool = False
 ) -> dict[int, datetime]:
     """Prolong leases to `lease` seconds from now; returns the new ends by seq, without those that were lost."""
     params = {
-        **QueueParams.claims(domain, worker_id, claims),
+        **QueueParams.claims(worker_id, claims),
         "lease": QueueParams.lease(lease),
         "audited": audited,
     }
@@ -59,7 +59,7 @@ async def renew(
 
 async def release(conn: Connection, domain: str, worker_id: int, claims: Sequence[Claimed]) -> None:
     """Give commands back that were not started."""
-    await conn.execute(QueueSQL.RELEASE, QueueParams.claims(domain, worker_id, claims))
+    await conn.execute(QueueSQL.RELEASE, {"domain": domain, **QueueParams.claims(worker_id, claims)})
 
 
 async def release_unknown(conn: Connection, domain: str, worker_id: int, known: Collection[int]) -> None:
@@ -67,12 +67,12 @@ async def release_unknown(conn: Connection, domain: str, worker_id: int, known: 
     await conn.execute(QueueSQL.RELEASE_UNKNOWN, {"domain": domain, "worker": worker_id, "known": list(known)})
 
 
-async def lock_claims(conn: Connection, domain: str, worker_id: int, claims: Sequence[Claimed]) -> dict[int, bool]:
+async def lock_claims(conn: Connection, worker_id: int, claims: Sequence[Claimed]) -> dict[int, bool]:
     """Lock the claims that are still the worker's until the transaction ends.
 
     Returns their seqs, each with whether its process was cancelled meanwhile.
     """
-    cursor = await conn.execute(QueueSQL.LOCK_CLAIMS, QueueParams.claims(domain, worker_id, claims))
+    cursor = await conn.execute(QueueSQL.LOCK_CLAIMS, QueueParams.claims(worker_id, claims))
     return dict(await cursor.fetchall())
 
 

@@ -62,9 +62,8 @@ class CommandLease:
         if not seconds > 0:
             raise ValueError(f"seconds must be above 0, not {seconds}")
         asked = asyncio.get_running_loop().time()
-        domain, worker_id = self._settlement.domain, self._settlement.worker_id
         async with self._pool.connection() as conn:
-            kept = await queue.renew(conn, domain, worker_id, [self._claimed], seconds, audited=True)
+            kept = await queue.renew(conn, self._settlement.worker_id, [self._claimed], seconds, audited=True)
         if not kept:
             raise LeaseLostError(context.command.command_id)
         if self.run is not None:
@@ -100,7 +99,7 @@ class CommandLease:
 
     async def _is_still_claimed(self, conn: Connection) -> bool:
         settlement = self._settlement
-        return bool(await queue.lock_claims(conn, settlement.domain, settlement.worker_id, [self._claimed]))
+        return bool(await queue.lock_claims(conn, settlement.worker_id, [self._claimed]))
 
     async def complete(self, context: HandlerContext, result: Result) -> None:
         """Settle as COMPLETED in the open transaction: the ordinary settlement of a batch of one."""

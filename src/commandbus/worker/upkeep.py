@@ -132,9 +132,7 @@ class Upkeep:
 
     async def _renew(self, old: Sequence[Pending], now: float) -> None:
         claims = [p.claimed for p in old]
-        kept = await self._conn.retrying(
-            lambda conn: queue.renew(conn, self._domain, self._worker_id, claims, self._lease), "renew"
-        )
+        kept = await self._conn.retrying(lambda conn: queue.renew(conn, self._worker_id, claims, self._lease), "renew")
         for pending in old:
             if pending.claimed.seq in kept:
                 pending.leased_at = now
