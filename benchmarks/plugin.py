@@ -29,7 +29,7 @@ def test_alone(number, cb_database):
 
 def suite_seconds() -> float:
     """Seconds of a whole suite of 200 tests, each with a fresh database, server included."""
-    return _pytest(_DATABASES.replace("TESTS", str(_TESTS)), "-p", "pytest_commandbus")
+    return _pytest(_DATABASES.replace("TESTS", str(_TESTS)), "pytest_commandbus")
 
 
 def loading_ms(repetitions: int = 15) -> dict[str, list[float]]:
@@ -37,19 +37,19 @@ def loading_ms(repetitions: int = 15) -> dict[str, list[float]]:
 
     `alone`: to one that has pytest-asyncio, which loads asyncio. `with pytest-asyncio`: to one that has neither.
     """
-    ours, theirs = ("-p", "pytest_commandbus"), ("-p", "pytest_asyncio")
-    _cpu_seconds(*ours, *theirs)  # compiled then
+    ours, theirs = "pytest_commandbus", "pytest_asyncio.plugin"
+    _cpu_seconds(theirs, ours)  # compiled then
     found: dict[str, list[float]] = {"alone": [], "with pytest-asyncio": []}
     for _ in range(repetitions):
-        both, plain, nothing = _cpu_seconds(*theirs, *ours), _cpu_seconds(*theirs), _cpu_seconds()
+        both, plain, nothing = _cpu_seconds(theirs, ours), _cpu_seconds(theirs), _cpu_seconds()
         found["alone"].append(1e3 * (both - plain))
         found["with pytest-asyncio"].append(1e3 * (both - nothing))
     return found
 
 
-def _cpu_seconds(*options: str) -> float:
+def _cpu_seconds(*plugins: str) -> float:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    _pytest(_NOTHING, *options)
+    _pytest(_NOTHING, *plugins)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -73,13 +73,15 @@ def server_seconds(repetitions: int = 5) -> dict[str, list[float]]:
     return found
 
 
-def _pytest(text: str, *options: str) -> float:
+def _pytest(text: str, *plugins: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "test_it.py").write_text(text)
         (Path(folder) / "pytest.ini").write_text("[pytest]\n")
-        environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(_ROOT / "src")}
+        # Not by -p, which searches all that is installed for each plugin again.
+        asked = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": ",".join(plugins)}
+        environment = {**os.environ, **asked, "PYTHONPATH": str(_ROOT / "src")}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)  # nobody's suite compiles its plugins each time
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, "test_it.py"]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_it.py"]
         began = time.perf_counter()
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         seconds = time.perf_counter() - began

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from . import ending, keeping, markers
+from . import keeping, markers
 
 if TYPE_CHECKING:
     from .keeping import Lent
@@ -54,6 +54,8 @@ def running(item: pytest.Function, first: "Runtime") -> Iterator[None]:
 
     Errors: pytest.UsageError for what examples cannot have.
     """
+    from . import ending
+
     _refuse(item, first)
     handle: Any = getattr(item.obj, "hypothesis")  # noqa: B009 - mypy knows no such attribute of a function
     body = handle.inner_test
@@ -113,6 +115,7 @@ class _Examples:
     @contextmanager
     def _one(self) -> "Iterator[Runtime]":
         """Lend an example its database; that of one that failed is held for the failure report and --cb-keep."""
+        from . import ending
         from .lifecycle import RUNTIME
 
         lent = keeping.Lent(self._databases.acquire())

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from . import examples, keeping, markers, run
-from .postgres.errors import PostgresError
 
 if TYPE_CHECKING:
     from .runtime import Runtime
@@ -66,7 +65,11 @@ def say_only_what_to_mend(call: pytest.CallInfo[None], report: pytest.TestReport
     A test's own call of ours is another thing: there one wants to see which call it was.
     """
     excinfo = call.excinfo
-    if report.when != "setup" or excinfo is None or not isinstance(excinfo.value, pytest.UsageError | PostgresError):
+    if report.when != "setup" or excinfo is None:
+        return
+    from .postgres.errors import PostgresError
+
+    if not isinstance(excinfo.value, pytest.UsageError | PostgresError):
         return
     if _PACKAGE in Path(str(excinfo.traceback[-1].path)).parents:
         report.longrepr = excinfo.getrepr(style="value", chain=False)

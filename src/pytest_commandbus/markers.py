@@ -2,14 +2,12 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 import pytest
 
 from .profiles import FIXTURE
 from .run import RUN
-from .thresholds import KINDS, problem_with
 
 if TYPE_CHECKING:
     from .faults.rules import FaultRule
@@ -30,16 +28,14 @@ _FAULTS_FIXTURE, _CRASH_POINT_FIXTURE = "cb_faults", "_cb_crash_point"
 _PROBLEM = pytest.StashKey[pytest.UsageError]()
 
 
-@dataclass(frozen=True)
-class LoadMarker:
+class LoadMarker(NamedTuple):
     """What `@pytest.mark.load(...)` says. limits: its thresholds, by name."""
 
-    real_time: bool = False
-    limits: Mapping[str, float] = field(default_factory=dict)
+    real_time: bool
+    limits: Mapping[str, float]
 
 
-@dataclass(frozen=True)
-class ChaosMarker:
+class ChaosMarker(NamedTuple):
     """What one `@pytest.mark.chaos(...)` says: names of profiles, and the behaviors that are laid over theirs."""
 
     profiles: tuple[str, ...]
@@ -219,6 +215,8 @@ def load_marker(item: pytest.Item) -> LoadMarker | None:
     marker = item.get_closest_marker("load")
     if marker is None:
         return None
+    from .thresholds import KINDS, problem_with
+
     known = ("real_time", *KINDS)
     given = dict(marker.kwargs)
     unknown = [name for name in given if name not in known]

@@ -4,8 +4,8 @@ import argparse
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -14,8 +14,7 @@ SEED_MAXIMUM = 2**63 - 1
 POSTGRES_KINDS = ("embedded", "container")
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """What the user asked for, by command line, environment and ini, in that order of precedence.
 
     postgres: "embedded", "container" or the DSN of a server; container_image: what the container is of. seed: None

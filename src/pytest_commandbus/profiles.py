@@ -2,9 +2,8 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -17,8 +16,7 @@ FIXTURE = "cb_chaos_profiles"
 TABLE = ("tool", "commandbus", "chaos")
 
 
-@dataclass(frozen=True, slots=True)
-class Profile:
+class Profile(NamedTuple):
     """A named set of behaviors by step, as it was written. `where` tells where that is, for messages."""
 
     name: str

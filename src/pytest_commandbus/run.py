@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from .options import Options, read_options
-from .postgres.errors import PostgresError
 from .profiles import Profiles, pyproject_of
 
 if TYPE_CHECKING:
@@ -77,6 +76,8 @@ class Run:
 
         Errors: PostgresError, the same one for each who asks: a server that cannot be had is tried once.
         """
+        from .postgres.errors import PostgresError
+
         with self._lock:
             if not self._dsn and self._no_server is None:
                 try:
