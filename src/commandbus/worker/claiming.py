@@ -293,6 +293,7 @@ class Claiming:
         """Wait until woken, until there is room, or until what is drained or on trial deserves another look."""
         is_drained = any(place.is_drained for place in self._places.values())
         if is_drained and self._look_at is None:
+            await asyncio.sleep(0)  # what was claimed starts before the queue is asked anything else
             self._look_at = await self._next_look()
         looks = [lane.trial_ends for lane in self._places] + [self._look_at if is_drained else None]
         try:
