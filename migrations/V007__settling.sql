@@ -72,7 +72,7 @@ BEGIN
              UNION
             SELECT 'reply_to:' || o.reply_to FROM o
              WHERE o.reply_outcome IS NOT NULL AND o.process_id IS NULL) AS w (waits),
-           pg_notify(commandbus.channel(w.waits), '');
+           pg_notify(commandbus.channel(w.waits), 'reply');
 END
 $$;
 

@@ -56,7 +56,7 @@ BEGIN
      WHERE r.reply_id BETWEEN a.reply_id AND a.reply_id AND r.epoch = a.epoch
     RETURNING r.reply_id;
     IF FOUND THEN
-        PERFORM pg_notify(commandbus.channel('reply_to:' || p_reply_to), '');
+        PERFORM pg_notify(commandbus.channel('reply_to:' || p_reply_to), 'reply');
     END IF;
 END
 $$;

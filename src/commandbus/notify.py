@@ -28,7 +28,7 @@ _LISTEN: LiteralString = "LISTEN {}"
 _BACKEND_PID: LiteralString = "SELECT pg_catalog.pg_backend_pid()"
 _HEARTBEAT: LiteralString = "SELECT pg_catalog.current_setting('transaction_read_only')"
 
-_WHOLE = 1.0  # seconds in which the rest of a message comes that has begun to arrive
+_REPLY = "reply"  # what a notification carries that is of a waiting reply; the others are of commands
 _FIRST_DELAY, _LONGEST_DELAY = 0.05, 2.0  # seconds between attempts to connect again
 
 
@@ -71,6 +71,8 @@ async def connect_beside(pool: Pool) -> Connection:
 class Listener:
     """Calls `wake()` at each notification on one of `channels`, and each time listening (re)starts.
 
+    With `on_reply`, a notification that a reply waits calls that instead, and a start calls both.
+
     `connect` gives a new connection that the listener then owns: straight to PostgreSQL, not borrowed from a pool, with
     TCP keepalives as its conninfo says. Every `heartbeat` seconds without a notification the connection is tried; one
     that does not answer within `heartbeat_timeout` seconds is dropped and made again. `ready` is set while LISTEN is in
@@ -82,6 +84,7 @@ class Listener:
         connect: Callable[[], Awaitable[psycopg.AsyncConnection[Any]]],
         channels: str | Sequence[str],
         wake: Callable[[], None],
+        on_reply: Callable[[], None] | None = None,
         *,
         heartbeat: float = 10.0,
         heartbeat_timeout: float = 5.0,
@@ -89,6 +92,7 @@ class Listener:
         self._connect = connect
         self._channels = (channels,) if isinstance(channels, str) else tuple(channels)
         self._wake = wake
+        self._on_reply = on_reply
         self._heartbeat = heartbeat
         self._heartbeat_timeout = heartbeat_timeout
         self.ready = asyncio.Event()
@@ -116,20 +120,54 @@ class Listener:
         try:
             await conn.set_autocommit(True)
             mode = await self._ask(conn, _HEARTBEAT)
+            conn.add_notify_handler(lambda notification: self._tell(notification.payload))  # that comes with an answer
             await self._subscribe(conn)
             self.ready.set()
             self._wake()  # whatever was sent before this moment went unheard
+            if self._on_reply is not None:
+                self._on_reply()
             while True:
-                async for _ in conn.notifies(timeout=0):  # that came with an answer
-                    self._wake()
-                if await _is_readable(conn, self._heartbeat):
-                    async for _ in conn.notifies(timeout=_WHOLE, stop_after=1):
-                        self._wake()
-                elif await self._ask(conn, _HEARTBEAT) != mode:
+                if not await self._hear(conn) and await self._ask(conn, _HEARTBEAT) != mode:
                     raise psycopg.OperationalError("the server takes no writes any more")
         finally:
             self.ready.clear()
             await conn.close()
+
+    async def _hear(self, conn: psycopg.AsyncConnection[Any]) -> bool:
+        """Tell of what the server sends, as soon as it is there; False when it sent nothing in `heartbeat` seconds.
+
+        Not by conn.notifies(), which wakes up ten times a second, and takes several turns of the loop to tell.
+        """
+        loop, descriptor, pgconn = asyncio.get_running_loop(), conn.fileno(), conn.pgconn
+        heard: asyncio.Future[None] = loop.create_future()
+
+        def receive() -> None:
+            try:
+                pgconn.consume_input()
+                while (notification := pgconn.notifies()) is not None:
+                    self._tell(notification.extra.decode(errors="replace"))
+            except psycopg.Error as error:
+                if not heard.done():
+                    heard.set_exception(error)
+            else:
+                if not heard.done():
+                    heard.set_result(None)
+
+        loop.add_reader(descriptor, receive)
+        try:
+            async with asyncio.timeout(self._heartbeat):
+                await heard
+        except TimeoutError:
+            return False
+        finally:
+            loop.remove_reader(descriptor)
+        return True
+
+    def _tell(self, payload: str) -> None:
+        if payload == _REPLY and self._on_reply is not None:
+            self._on_reply()
+        else:
+            self._wake()
 
     async def _subscribe(self, conn: psycopg.AsyncConnection[Any]) -> None:
         # a proxy makes up the process id that it tells its clients, while the server knows the true one
@@ -147,22 +185,6 @@ class Listener:
         finally:
             alarm.cancel()
         return row[0] if row else None
-
-
-async def _is_readable(conn: psycopg.AsyncConnection[Any], timeout: float) -> bool:
-    """Wait until the server sends something, or `timeout` seconds; the driver's wait wakes up ten times in each."""
-    loop = asyncio.get_running_loop()
-    readable = asyncio.Event()
-    descriptor = conn.fileno()
-    loop.add_reader(descriptor, readable.set)
-    try:
-        async with asyncio.timeout(timeout):
-            await readable.wait()
-    except TimeoutError:
-        return False
-    finally:
-        loop.remove_reader(descriptor)
-    return True
 
 
 def _hang_up(conn: psycopg.AsyncConnection[Any]) -> None:

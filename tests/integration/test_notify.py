@@ -122,6 +122,21 @@ async def test_another_channel_does_not_wake(migrated_dsn: str) -> None:
 
 
 @pytest.mark.asyncio
+async def test_a_waiting_reply_wakes_only_who_looks_for_replies(migrated_dsn: str) -> None:
+    commands, replies = asyncio.Event(), asyncio.Event()
+    async with listening(Listener(connector(migrated_dsn), channel("shop"), commands.set, replies.set)):
+        assert commands.is_set()  # either may have been there before
+        assert replies.is_set()
+        async with await psycopg.AsyncConnection.connect(migrated_dsn, autocommit=True) as conn:
+            for payload, told, other in (("reply", replies, commands), ("", commands, replies)):
+                commands.clear()
+                replies.clear()
+                await conn.execute("SELECT pg_notify(commandbus.channel('shop'), %s)", (payload,))
+                await asyncio.wait_for(told.wait(), 5)
+                assert not other.is_set()
+
+
+@pytest.mark.asyncio
 async def test_a_terminated_connection_is_made_again_and_the_caller_polls_once(
     migrated_dsn: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -196,10 +196,6 @@ class Worker:
         if self._stopping.is_set():
             claiming.stop()
 
-        def wake() -> None:
-            claiming.wake()
-            settling.wake_router()
-
         claims = asyncio.create_task(claiming.run(), name=f"commandbus claim {self.domain}")
         tasks = [
             claims,
@@ -207,7 +203,9 @@ class Worker:
             asyncio.create_task(upkeep.run(), name=f"commandbus upkeep {self.domain}"),
         ]
         if self._listen:
-            listener = Listener(lambda: connect_beside(self._pool), channel(self.domain), wake)
+            listener = Listener(
+                lambda: connect_beside(self._pool), channel(self.domain), claiming.wake, settling.wake_router
+            )
             tasks.append(asyncio.create_task(listener.run(), name=f"commandbus listen {self.domain}"))
         stopping = asyncio.create_task(self._stopping.wait())
         try:
