@@ -78,10 +78,10 @@ BEGIN
     SELECT t.command_id, t.domain, t.command_type, c.payload::text, t.error_code, t.error_message,
            t.failures, t.failures + t.past_failures, t.max_attempts, t.lost_leases, c.correlation_id,
            c.process_id, c.step, coalesce(c.batch_id, p.batch_id), c.created_at, t.moved_at
-      FROM commandbus.troubleshooting t
+      FROM (SELECT * FROM commandbus.troubleshooting t
+             WHERE t.command_id = ANY (p_command_ids) OFFSET 0) t  -- found first: the order tempts to walk an index on moved_at
       JOIN commandbus.command c ON c.command_id BETWEEN t.command_id AND t.command_id
       LEFT JOIN commandbus.process p ON p.process_id BETWEEN c.process_id AND c.process_id
-     WHERE t.command_id = ANY (p_command_ids)
      ORDER BY t.moved_at, t.command_id;
 END
 $$;
