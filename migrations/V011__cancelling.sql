@@ -98,7 +98,7 @@ BEGIN
            p.current_step, t.command_id, t.epoch, t.failures, t.max_attempts
       FROM taken t
       JOIN commandbus.command c ON c.command_id BETWEEN t.command_id AND t.command_id
-      JOIN commandbus.process p ON p.process_id BETWEEN c.process_id AND c.process_id
+     CROSS JOIN LATERAL (SELECT * FROM commandbus.process p WHERE p.process_id = c.process_id OFFSET 0) p
      UNION ALL
     SELECT 'idle', p.process_id, p.process_type, p.domain, p.state::text, p.batch_id, p.ordinal, p.visits::text,
            p.current_step, NULL, NULL, NULL, NULL
