@@ -80,13 +80,7 @@ class CommandBus:
         has changed, and the caller's transaction can go on.
         """
         request = SendRequest(domain, command_type, command_id, data, correlation_id, reply_to, max_attempts)
-        params = CommandParams.new([request], [self._payload(request)], headers=self._headers_of([request]))
-        try:
-            async with one_statement(self._pool, conn) as own:
-                await commands.enqueue(own, params)
-        except psycopg.errors.UniqueViolation:
-            await self._raise_duplicate([request], conn)
-            raise
+        await self._enqueue(self._pack([self._ready(request)]), conn)
         return command_id
 
     async def send_batch(self, requests: Iterable[SendRequest], *, chunk_size: int = CHUNK) -> int:
@@ -96,12 +90,7 @@ class CommandBus:
         Raises DuplicateCommandError for the first id that is stored already; the chunks before it stay.
         """
         check_count(chunk_size, "chunk_size")
-
-        async def store(chunk: _Chunk) -> None:
-            async with transaction(self._pool, None) as own:
-                await self._enqueue(chunk, own)
-
-        return await store_in_chunks(iter(requests), chunk_size, self._ready, self._pack, store)
+        return await store_in_chunks(iter(requests), chunk_size, self._ready, self._pack, self._enqueue)
 
     async def create_batch(
         self,
@@ -330,10 +319,10 @@ class CommandBus:
             check_count(request.max_attempts, "max_attempts")
         return dump_payload(request.data, limit=self._max_payload)
 
-    def _ready(self, request: SendRequest, _: int) -> tuple[SendRequest, str]:
+    def _ready(self, request: SendRequest, _: int = 0) -> tuple[SendRequest, str]:
         return request, self._payload(request)
 
-    def _pack(self, ready: Sequence[tuple[SendRequest, str]], first: int, batch_id: UUID | None = None) -> _Chunk:
+    def _pack(self, ready: Sequence[tuple[SendRequest, str]], first: int = 0, batch_id: UUID | None = None) -> _Chunk:
         requests, payloads = zip(*ready, strict=True)
         place = None if batch_id is None else first
         return _Chunk(requests, CommandParams.new(requests, payloads, batch_id, place, self._headers_of(requests)))
@@ -362,10 +351,10 @@ class CommandBus:
             "total_count": check_count(total_count, "total_count", 0),
         }
 
-    async def _enqueue(self, chunk: _Chunk, conn: Connection) -> None:
+    async def _enqueue(self, chunk: _Chunk, conn: Connection | None = None) -> None:
         try:
-            async with conn.transaction():
-                await commands.enqueue(conn, chunk.params)
+            async with one_statement(self._pool, conn) as own:
+                await commands.enqueue(own, chunk.params)
         except psycopg.errors.UniqueViolation:
             await self._raise_duplicate(chunk.requests, conn)
             raise

@@ -1,13 +1,17 @@
-"""A send is one round trip, in autocommit mode for as long as it takes: the pool's connection goes back as it came."""
+"""What is stored by one statement is one round trip, in autocommit mode for as long as it takes: the pool's connection
+goes back as it came.
+"""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from uuid import uuid4
 
 import psycopg
 import pytest
 from psycopg_pool import AsyncConnectionPool
 
-from commandbus import CommandBus, CommandNotFoundError, DuplicateCommandError
+from commandbus import CommandBus, CommandNotFoundError, DuplicateCommandError, SendRequest
+from tests.integration.process_kit import OrderProcess
 from tests.integration.worker_kit import Bench, eventually
 
 pytestmark = pytest.mark.asyncio
@@ -15,6 +19,41 @@ pytestmark = pytest.mark.asyncio
 _WAITS = """
     SELECT true FROM pg_stat_activity
      WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE %s"""
+_TELL = "-c log_statement=all -c client_min_messages=log"
+_FIVE = [{"n": n} for n in range(5)]
+
+
+async def _send(bus: CommandBus) -> object:
+    return await bus.send(domain="one", command_type="T", command_id=uuid4(), data={})
+
+
+async def _send_batch(bus: CommandBus) -> object:
+    return await bus.send_batch((SendRequest("one", "T", uuid4(), data) for data in _FIVE), chunk_size=2)
+
+
+@pytest.mark.parametrize(
+    ("store", "statements"),
+    [
+        (lambda pool: _send(CommandBus(pool)), 1),
+        (lambda pool: _send_batch(CommandBus(pool)), 3),
+        (lambda pool: OrderProcess(pool).start({}), 1),
+        (lambda pool: OrderProcess(pool).start_many(_FIVE, chunk_size=2), 3),
+    ],
+    ids=["send", "send_batch", "start", "start_many"],
+)
+async def test_each_is_one_round_trip_a_chunk(
+    bench: Bench, store: Callable[[AsyncConnectionPool], Awaitable[object]], statements: int
+) -> None:
+    told: list[str] = []
+
+    async def listen(conn: psycopg.AsyncConnection) -> None:
+        conn.add_notice_handler(lambda told_by: told.append(told_by.message_primary or ""))
+
+    kwargs = {"options": _TELL}
+    async with AsyncConnectionPool(bench.dsn, kwargs=kwargs, configure=listen, min_size=1, max_size=1) as pool:
+        await store(pool)
+    assert len(told) == statements, told
+    assert all("commandbus." in statement for statement in told)
 
 
 @pytest.mark.parametrize("autocommit", [False, True])

@@ -28,15 +28,15 @@ async def transaction(pool: Pool | None, conn: Connection | None) -> AsyncIterat
         async with conn.transaction():
             yield conn
         return
-    if pool is None:
-        raise TypeError("neither a pool nor a connection was given: pass conn=, or make the object with a pool")
     async with _lent(pool) as own, own.transaction():
         yield own
 
 
 @asynccontextmanager
-async def _lent(pool: Pool) -> AsyncIterator[Connection]:
+async def _lent(pool: Pool | None) -> AsyncIterator[Connection]:
     """Give one of the pool's; one whose server takes no writes any more is closed, so that the next leads elsewhere."""
+    if pool is None:
+        raise TypeError("neither a pool nor a connection was given: pass conn=, or make the object with a pool")
     async with pool.connection() as own:
         try:
             yield own
@@ -46,7 +46,7 @@ async def _lent(pool: Pool) -> AsyncIterator[Connection]:
 
 
 @asynccontextmanager
-async def one_statement(pool: Pool, conn: Connection | None) -> AsyncIterator[Connection]:
+async def one_statement(pool: Pool | None, conn: Connection | None) -> AsyncIterator[Connection]:
     """Give a connection for a single statement: as `transaction` does, but in one round trip instead of three.
 
     What the statement does is a transaction by itself, unless it is part of the caller's.

@@ -3,13 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
 from commandbus._core.chunks import CHUNK, store_in_chunks
-from commandbus._core.connection import Connection, Pool, transaction
+from commandbus._core.connection import Connection, Pool, one_statement, transaction
 from commandbus._core.process_sql import ProcessParams, Started
 from commandbus.headers import Headers, dump_headers
 from commandbus.payload import check_count, check_id, load_payload
@@ -19,6 +19,15 @@ from commandbus.process.decide import BeforeSend, decide_start, hook_failed
 from commandbus.process.models import ProcessCommand, ProcessMetadata, ProcessResponse
 from commandbus.process.repository import ProcessRepository
 from commandbus.process.state import load_state
+
+
+class _Chunk(NamedTuple):
+    """Processes to start; `params`, what the statement takes, when no hook has a say in them."""
+
+    started: Sequence[Started]
+    batch_id: UUID | None
+    first_ordinal: int | None
+    params: dict[str, Any] | None
 
 
 class BaseProcessManager(ABC):
@@ -92,8 +101,7 @@ class BaseProcessManager(ABC):
         a state that is no JSON; then nothing is stored. What the other methods raise makes the process FAILED.
         """
         started = self._decide(initial_data, None)
-        async with transaction(self._pool, conn) as own:
-            await self._store([started], batch_id, None, own)
+        await self._store(self._pack([started], batch_id, None), conn)
         return started[0]
 
     async def start_many(
@@ -116,18 +124,12 @@ class BaseProcessManager(ABC):
         that is cancelled meanwhile ends the run with InvalidOperationError.
         """
         check_count(chunk_size, "chunk_size")
-
-        async def store(chunk: tuple[Sequence[Started], int]) -> None:
-            started, ordinal = chunk
-            async with transaction(self._pool, conn) as own:
-                await self._store(started, batch_id, ordinal, own)
-
         return await store_in_chunks(
             iter(initial_data),
             chunk_size,
             lambda data, number: self._decide(data, first_ordinal + number),
-            lambda started, number: (started, first_ordinal + number),
-            store,
+            lambda started, number: self._pack(started, batch_id, first_ordinal + number),
+            lambda chunk: self._store(chunk, conn),
             on_progress,
         )
 
@@ -158,18 +160,27 @@ class BaseProcessManager(ABC):
                 error.add_note(f"in the initial data of process {ordinal} (counted from 0)")
             raise
 
-    async def _store(
-        self, started: Sequence[Started], batch_id: UUID | None, first_ordinal: int | None, conn: Connection
-    ) -> None:
+    def _pack(self, started: Sequence[Started], batch_id: UUID | None, first_ordinal: int | None) -> _Chunk:
         if batch_id is not None:
             check_id(batch_id, "batch_id")
-        if self.is_hooked:
-            started = await self._hooked(started, batch_id, first_ordinal, conn)
+        params = None if self.is_hooked else self._params(started, batch_id, first_ordinal)
+        return _Chunk(started, batch_id, first_ordinal, params)
+
+    def _params(self, started: Sequence[Started], batch_id: UUID | None, first_ordinal: int | None) -> dict[str, Any]:
         if self.headers is not None:
             for send in [decision.send for _, decision in started if decision.send is not None]:
                 send.headers = dump_headers(self.headers(send.domain, send.command_type))
-        params = ProcessParams.start(self.domain, self.process_type, batch_id, first_ordinal, started)
-        await ProcessRepository.start(conn, params)
+        return ProcessParams.start(self.domain, self.process_type, batch_id, first_ordinal, started)
+
+    async def _store(self, chunk: _Chunk, conn: Connection | None) -> None:
+        if chunk.params is not None:
+            async with one_statement(self._pool, conn) as own:
+                await ProcessRepository.start(own, chunk.params)
+            return
+        async with transaction(self._pool, conn) as own:
+            started = await self._hooked(chunk.started, chunk.batch_id, chunk.first_ordinal, own)
+            params = self._params(started, chunk.batch_id, chunk.first_ordinal)
+            await ProcessRepository.start(own, params)
 
     async def _hooked(
         self, started: Sequence[Started], batch_id: UUID | None, first_ordinal: int | None, conn: Connection

@@ -105,7 +105,7 @@ class ProcessRepository:
 
     @staticmethod
     async def start(conn: Connection, params: dict[str, Any]) -> None:
-        """Store new processes (ProcessParams.start) with their first commands, in the open transaction.
+        """Store new processes (ProcessParams.start) with their first commands.
 
         Raises InvalidOperationError for a batch that was cancelled.
         """
