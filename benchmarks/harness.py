@@ -1,9 +1,9 @@
 """Runs the systems of benchmarks/systems: a server of its own for each measurement, real worker processes.
 
 The backlog is there before the worker processes are told to go, each imported and connected. Done is counted from the
-first start of a command, as the system itself recorded it, until the query of the system says that nothing is left:
-nobody pays for its start-up. Every server has the same settings, and ANALYZE ran after the filling, since a planner
-without statistics is no property of a queue.
+first start of a command to the last end, as the system itself recorded them: nobody pays for its start-up, nor for the
+time between two looks at what is left. Every server has the same settings, and ANALYZE ran after the filling, since a
+planner without statistics is no property of a queue.
 """
 
 import json
@@ -96,8 +96,7 @@ def work(run: Run, workload: str, count: int, *, hold_snapshot: bool = False, as
             for process in processes:
                 _say_go(process)
             _until(conn, about["finished"], processes)
-            ended = time.time()
-            seconds = ended - _row(conn, about["started"])[0]
+            seconds = _row(conn, about["ended"])[0] - _row(conn, about["started"])[0]
             asked = _row(conn, ask) if ask is not None else ()
         audited = run.call("audit", dsn).get("seconds", 0.0) if about["has_auditor"] else 0.0
         return Work(count / filled["seconds"], count / seconds, audited, asked)

@@ -25,6 +25,7 @@ class System(ABC):
     workloads: Sequence[str] = (COMMANDS,)
     started: str  # a query for when the first command or step began, in seconds of the Unix epoch
     finished: str  # a query that is true when nothing is left to do
+    ended: str  # a query for when the last command or process ended, as `started`
     has_auditor = False
 
     def __init__(self) -> None:
@@ -88,7 +89,7 @@ def main(system: System, loop_factory: Callable[[], asyncio.AbstractEventLoop] |
     parser.add_argument("--pause", type=float, default=0.02, help="seconds between single commands")
     options = parser.parse_args()
     if options.verb == "describe":
-        print(json.dumps({name: getattr(system, name) for name in ("started", "finished", "has_auditor")}))
+        print(json.dumps({name: getattr(system, name) for name in ("started", "finished", "ended", "has_auditor")}))
         return
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(_answer(system, options))

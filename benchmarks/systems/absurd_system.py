@@ -30,6 +30,7 @@ _TASKS, _RUNS = (sql.Identifier("absurd", f"{kind}_{QUEUE}") for kind in "tr")
 class Absurd(System):
     workloads = (PROCESSES,)
     started = sql.SQL("SELECT extract(epoch FROM min(started_at))::float8 FROM {}").format(_RUNS).as_string()
+    ended = sql.SQL("SELECT extract(epoch FROM max(completed_at))::float8 FROM {}").format(_RUNS).as_string()
     finished = sql.SQL("SELECT NOT EXISTS (SELECT FROM {} WHERE state <> 'completed')").format(_TASKS).as_string()
 
     async def install(self, dsn: str) -> None:

@@ -39,6 +39,7 @@ def three_steps(number: int) -> Any:
 class Dbos(System):
     workloads = (PROCESSES,)
     started = "SELECT min(started_at_epoch_ms) / 1000.0::float8 FROM dbos.workflow_status"
+    ended = "SELECT max(updated_at) / 1000.0::float8 FROM dbos.workflow_status"
     finished = "SELECT NOT EXISTS (SELECT FROM dbos.workflow_status WHERE status IN ('ENQUEUED', 'PENDING', 'DELAYED'))"
 
     @staticmethod

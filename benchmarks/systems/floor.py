@@ -94,6 +94,7 @@ async def _handle(data: dict[str, Any]) -> dict[str, Any]:
 class Floor(System):
     workloads = (PROCESSES,)
     started = "SELECT extract(epoch FROM min(ts))::float8 FROM event WHERE type = 'RECEIVED'"
+    ended = "SELECT extract(epoch FROM max(ts))::float8 FROM event WHERE type = 'COMPLETED'"
     finished = "SELECT NOT EXISTS (SELECT FROM queue)"
 
     async def install(self, dsn: str) -> None:

@@ -28,6 +28,7 @@ class Work:
 
 class ObanSystem(System):
     started = "SELECT extract(epoch FROM min(attempted_at) AT TIME ZONE 'UTC')::float8 FROM oban_jobs"
+    ended = "SELECT extract(epoch FROM max(completed_at) AT TIME ZONE 'UTC')::float8 FROM oban_jobs"
     finished = "SELECT NOT EXISTS (SELECT FROM oban_jobs WHERE state NOT IN ('completed', 'cancelled', 'discarded'))"
 
     async def install(self, dsn: str) -> None:

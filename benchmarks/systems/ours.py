@@ -21,6 +21,7 @@ class Ours(System):
     has_auditor = True
     concurrency = 10  # handlers of a worker process at a time, the default
     started = "SELECT extract(epoch FROM min(ts))::float8 FROM commandbus.event WHERE type = 'RECEIVED'"
+    ended = "SELECT extract(epoch FROM max(completed_at))::float8 FROM commandbus.command"
     finished = "SELECT NOT EXISTS (SELECT FROM commandbus.queue)"
 
     async def install(self, dsn: str) -> None:

@@ -22,6 +22,7 @@ _TYPES = {IO: "Io", SHORT: "Short", SHORT_BESIDE_LONG: "Short"}
 class OursWaiting(Ours):
     workloads = (IO, SHORT, SHORT_BESIDE_LONG)
     has_auditor = False  # it is killed with long ones under way
+    ended = "SELECT extract(epoch FROM max(completed_at))::float8 FROM commandbus.command WHERE command_type <> 'Long'"
     finished = "SELECT NOT EXISTS (SELECT FROM commandbus.queue WHERE command_type <> 'Long')"
 
     async def fill(self, dsn: str, workload: str, count: int) -> None:

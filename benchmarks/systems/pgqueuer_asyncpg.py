@@ -27,6 +27,7 @@ CHUNK = 1_000
 
 class PgQueuerAsyncpg(System):
     started = "SELECT extract(epoch FROM min(created))::float8 FROM pgqueuer_log WHERE status = 'picked'"
+    ended = "SELECT extract(epoch FROM max(created))::float8 FROM pgqueuer_log WHERE status = 'successful'"
     finished = "SELECT NOT EXISTS (SELECT FROM pgqueuer)"
 
     async def connect(self, dsn: str) -> Any:

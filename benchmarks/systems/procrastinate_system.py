@@ -20,6 +20,7 @@ CONCURRENCY = 10  # jobs of a process at a time
 
 class Procrastinate(System):
     started = "SELECT extract(epoch FROM min(at))::float8 FROM procrastinate_events WHERE type = 'started'"
+    ended = "SELECT extract(epoch FROM max(at))::float8 FROM procrastinate_events WHERE type = 'succeeded'"
     finished = "SELECT NOT EXISTS (SELECT FROM procrastinate_jobs WHERE status IN ('todo', 'doing'))"
 
     def app(self, dsn: str) -> App:
