@@ -17,6 +17,7 @@ import pytest
 from pytest_commandbus.postgres import places, watchdog
 from pytest_commandbus.postgres.account import Account, server_account
 from pytest_commandbus.postgres.binaries import PACKAGE, find_binaries
+from pytest_commandbus.postgres.cluster import server_settings
 from pytest_commandbus.postgres.errors import PostgresError
 from pytest_commandbus.postgres.server import EmbeddedPostgres
 
@@ -112,6 +113,15 @@ def test_durable_is_on_disk_with_all_safety_on() -> None:
         assert not server.home.is_relative_to(places.MEMORY)
         for name in ("fsync", "full_page_writes", "synchronous_commit"):
             assert query(server.dsn(), f"SHOW {name}") == [("on",)], name
+
+
+@pytest.mark.parametrize(("gib", "expected"), [(0.5, "128MB"), (2, "256MB"), (64, "512MB")])
+def test_a_durable_server_keeps_an_eighth_of_the_memory_for_its_tables(
+    monkeypatch: pytest.MonkeyPatch, gib: float, expected: str
+) -> None:
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": int(gib * 2**30) // 4096}.__getitem__)
+    settings = server_settings(major=18, durable=True, crash_safe=False, in_memory=False)
+    assert (settings["shared_buffers"], settings["max_wal_size"]) == (expected, "2GB")
 
 
 def test_root_drops_to_an_unprivileged_account() -> None:

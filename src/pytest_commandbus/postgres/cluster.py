@@ -33,15 +33,16 @@ _BASE_SETTINGS = {
     "autovacuum_max_workers": "2",
 }
 _FAST = {"fsync": "off", "full_page_writes": "off"}
-_DURABLE = {"fsync": "on", "full_page_writes": "on"}
+_DURABLE = {"fsync": "on", "full_page_writes": "on", "max_wal_size": "2GB"}  # no checkpoint amid a load test
 _IN_MEMORY = {"max_wal_size": "256MB"}
+_MB = 1 << 20
 
 
 def server_settings(
     *, major: int, durable: bool, crash_safe: bool, in_memory: bool, extra: Mapping[str, str] | None = None
 ) -> dict[str, str]:
     """Return the settings of a test server, `extra` last: names and values of postgresql.conf."""
-    settings = _BASE_SETTINGS | (_DURABLE if durable else _FAST)
+    settings = _BASE_SETTINGS | (_DURABLE | {"shared_buffers": _buffers()} if durable else _FAST)
     if crash_safe:
         settings["full_page_writes"] = "on"
     if in_memory:
@@ -49,6 +50,12 @@ def server_settings(
     if major >= 18:
         settings["io_method"] = "sync"  # all data is in memory: worker processes for reading only cost
     return settings | dict(extra or {})
+
+
+def _buffers() -> str:
+    """For the tables of a load test, which are read again for each step: an eighth of the memory, 128 to 512 MB."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return f"{min(max(memory // 8 // _MB, 128), 512)}MB"
 
 
 def make_cluster(
